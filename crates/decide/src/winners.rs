@@ -1,0 +1,214 @@
+//! The winners of one campaign: who holds which rank, and which ranks a user holds.
+
+use alloc::vec::Vec;
+use core::hash::{BuildHasher, Hasher};
+
+use dibs_model::{Offset, Rank, Timestamp};
+use hashbrown::HashTable;
+
+/// What has become of a win.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Status {
+    /// Waits for `confirm`. No coupon yet.
+    Held = 0,
+    /// Has a coupon.
+    Won = 1,
+    /// Its coupon has been used.
+    Redeemed = 2,
+    /// Given up; the unit was released.
+    Cancelled = 3,
+    /// Not confirmed in time; the unit was released.
+    Expired = 4,
+}
+
+impl Status {
+    /// The stable name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Status::Held => "held",
+            Status::Won => "won",
+            Status::Redeemed => "redeemed",
+            Status::Cancelled => "cancelled",
+            Status::Expired => "expired",
+        }
+    }
+
+    /// Whether the win still takes up a unit of the stock.
+    pub fn is_live(self) -> bool {
+        matches!(self, Status::Held | Status::Won | Status::Redeemed)
+    }
+
+    pub(crate) fn from_byte(byte: u8) -> Option<Status> {
+        [Status::Held, Status::Won, Status::Redeemed, Status::Cancelled, Status::Expired]
+            .into_iter()
+            .find(|s| *s as u8 == byte)
+    }
+}
+
+/// One win, as it is read. Its user and key lie in the arena of its [`Winners`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Win<'a> {
+    /// The winner's number in order, from 1.
+    pub rank: Rank,
+    /// Who won.
+    pub user: &'a str,
+    /// The request key of the winning claim.
+    pub key: &'a str,
+    /// Where the claim stands in the partition.
+    pub offset: Offset,
+    /// When the claim was appended, by the log.
+    pub timestamp: Timestamp,
+    /// The record that made it what it is to the ledger: the claim itself, the `confirm` of a held win, or
+    /// whatever released the unit to the waitlist. The coupon is issued once the issuer is past it.
+    pub decided: Offset,
+    /// What has become of it.
+    pub status: Status,
+}
+
+/// 40 bytes beside the id; with its share of `by_user` (at most 5 × 16/7 bytes) a winner stays below the
+/// 64 bytes that the design allows it.
+struct Slot {
+    /// Start of the user id in `arena`; the request key follows it.
+    text: u64,
+    offset: Offset,
+    timestamp: Timestamp,
+    decided: Offset,
+    /// Index + 1 of the same user's win before this one, 0 for none: a chain of at most `per_user_limit`.
+    previous: u32,
+    user_len: u8,
+    key_len: u8,
+    status: Status,
+}
+
+const _: () = assert!(size_of::<Slot>() <= 40);
+
+/// Winners by rank and by user. Never shrinks: a rank once given stays given.
+pub(crate) struct Winners {
+    /// The win of rank `r` is at `r - 1`: ranks are contiguous from 1 by construction.
+    slots: Vec<Slot>,
+    arena: Vec<u8>,
+    /// The latest win of each user, as an index into `slots`. Never iterated.
+    by_user: HashTable<u32>,
+    hasher: foldhash::quality::FixedState,
+    /// Wins that still take up a unit.
+    live: u64,
+}
+
+impl Winners {
+    pub(crate) fn new(seed: u64) -> Winners {
+        Winners {
+            slots: Vec::new(),
+            arena: Vec::new(),
+            by_user: HashTable::new(),
+            hasher: foldhash::quality::FixedState::with_seed(seed),
+            live: 0,
+        }
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.slots.len() as u64
+    }
+
+    pub(crate) fn live(&self) -> u64 {
+        self.live
+    }
+
+    pub(crate) fn get(&self, rank: Rank) -> Option<Win<'_>> {
+        let index = rank.checked_sub(1)?;
+        self.slots.get(index as usize).map(|_| self.win(index))
+    }
+
+    /// The user's wins, latest first.
+    pub(crate) fn of_user<'a>(&'a self, user: &str) -> impl Iterator<Item = Win<'a>> + use<'a> {
+        let hash = self.hash(user.as_bytes());
+        let first = self.by_user.find(hash, |i| self.user(*i) == user.as_bytes()).copied();
+        let previous = |i: &u32| self.slots[*i as usize].previous.checked_sub(1);
+        core::iter::successors(first, previous).map(|i| self.win(i))
+    }
+
+    /// Gives the next rank.
+    pub(crate) fn push(
+        &mut self,
+        user: &str,
+        key: &str,
+        claim: (Offset, Timestamp),
+        decided: Offset,
+        status: Status,
+    ) -> Rank {
+        let index = self.slots.len() as u32;
+        let hash = self.hash(user.as_bytes());
+        let text = self.arena.len() as u64;
+        self.arena.extend_from_slice(user.as_bytes());
+        self.arena.extend_from_slice(key.as_bytes());
+        let (slots, arena, hasher) = (&self.slots, &self.arena, &self.hasher);
+        let user_at = |i: &u32| slot_user(&slots[*i as usize], arena);
+        let entry = self.by_user.entry(
+            hash,
+            |i| user_at(i) == user.as_bytes(),
+            |i| {
+                let mut h = hasher.build_hasher();
+                h.write(user_at(i));
+                h.finish()
+            },
+        );
+        let previous = match entry {
+            hashbrown::hash_table::Entry::Occupied(mut e) => core::mem::replace(e.get_mut(), index) + 1,
+            hashbrown::hash_table::Entry::Vacant(e) => {
+                e.insert(index);
+                0
+            }
+        };
+        self.live += u64::from(status.is_live());
+        self.slots.push(Slot {
+            text,
+            offset: claim.0,
+            timestamp: claim.1,
+            decided,
+            previous,
+            user_len: user.len() as u8,
+            key_len: key.len() as u8,
+            status,
+        });
+        index + 1
+    }
+
+    /// Changes what has become of a win, because of the record at `decided` if its coupon comes to be now.
+    pub(crate) fn set(&mut self, rank: Rank, status: Status, decided: Option<Offset>) {
+        let slot = &mut self.slots[rank as usize - 1];
+        self.live += u64::from(status.is_live());
+        self.live -= u64::from(slot.status.is_live());
+        slot.status = status;
+        slot.decided = decided.unwrap_or(slot.decided);
+    }
+
+    fn win(&self, index: u32) -> Win<'_> {
+        let slot = &self.slots[index as usize];
+        let text = &self.arena[slot.text as usize..];
+        let (user, rest) = text.split_at(usize::from(slot.user_len));
+        let as_str = |b| core::str::from_utf8(b).expect("the arena holds whole strings");
+        Win {
+            rank: index + 1,
+            user: as_str(user),
+            key: as_str(&rest[..usize::from(slot.key_len)]),
+            offset: slot.offset,
+            timestamp: slot.timestamp,
+            decided: slot.decided,
+            status: slot.status,
+        }
+    }
+
+    fn user(&self, index: u32) -> &[u8] {
+        slot_user(&self.slots[index as usize], &self.arena)
+    }
+
+    fn hash(&self, user: &[u8]) -> u64 {
+        let mut h = self.hasher.build_hasher();
+        h.write(user);
+        h.finish()
+    }
+}
+
+fn slot_user<'a>(slot: &Slot, arena: &'a [u8]) -> &'a [u8] {
+    &arena[slot.text as usize..slot.text as usize + usize::from(slot.user_len)]
+}
