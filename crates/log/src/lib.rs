@@ -1,1 +1,54 @@
-//! Placeholder until this room is built.
+//! The durable log of Dibs: topics of partitions, in Apache Kafka's own files.
+//!
+//! A [`Store`] is a data folder, a [`PartitionLog`] one partition in it. Appends gather in memory; a thread of
+//! the caller's commits them as one group, with one write and one sync; readers see committed batches only.
+//! There are no threads of its own here, and no clock.
+//!
+//! ```
+//! # use std::sync::Arc;
+//! # use dibs_log::{MemoryStorage, Store, StoreConfig, batch::Batches};
+//! let store = Store::open(Arc::new(MemoryStorage::new(0)), StoreConfig::default())?;
+//! store.create_topic("dibs.claims", 1)?;
+//! let log = store.partition("dibs.claims", 0).expect("just made");
+//! log.append(Some(b"summer"), Some(b"{}"))?;
+//! log.commit(1_700_000_000_000)?;
+//! let mut bytes = Vec::new();
+//! log.read(0, 1 << 20, &mut bytes)?;
+//! for batch in Batches::new(&bytes) {
+//!     for record in batch?.records()? {
+//!         println!("{:?}", record?);
+//!     }
+//! }
+//! store.close()?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! In reading order: [`batch`] (the bytes), [`Storage`] (the disk), `pending` (what waits), `writer` (the
+//! commit), `segment` and `index` (the files), `recover` (after a crash), [`PartitionLog`], [`Store`].
+
+pub mod batch;
+mod checkpoint;
+mod error;
+mod index;
+mod partition;
+mod pending;
+mod recover;
+mod segment;
+mod storage;
+mod store;
+mod tail;
+mod writer;
+
+pub use dibs_model::Offset;
+pub use error::{AppendError, CommitError, Damage, OpenError, ReadError, TopicError};
+pub use partition::{Committed, PartitionLog, SegmentInfo};
+pub use recover::Recovery;
+pub use storage::{Call, DiskStorage, Entry, File, Lock, MemoryStorage, Storage};
+pub use store::{Store, StoreConfig, check_topic_name};
+
+/// The most bytes that are written before a sync, so the most that a power cut can harm. Recovery rests on it:
+/// a folder must not be opened by a program with a smaller one.
+pub const GROUP_BYTES: usize = 8 << 20;
+
+/// The most partitions of a topic.
+pub const MAX_PARTITIONS: u32 = 10_000;
