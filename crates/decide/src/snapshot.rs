@@ -81,6 +81,7 @@ fn put_campaign(out: &mut Vec<u8>, c: &Campaign) {
     for rank in 1..=c.ranks() {
         let win = c.winners.get(rank).expect("ranks are contiguous");
         out.push(win.status as u8);
+        out.push(u8::from(win.issued));
         put_u64(out, win.offset);
         put_u64(out, win.timestamp.0 as u64);
         put_u64(out, win.decided);
@@ -189,10 +190,10 @@ impl<'a> Reader<'a> {
     fn winners(&mut self, seed: u64) -> Option<Winners> {
         let mut winners = Winners::new(seed);
         for _ in 0..self.u64()? {
-            let status = Status::from_byte(self.byte()?)?;
+            let fate = (Status::from_byte(self.byte()?)?, self.byte()? == 1);
             let claim = (self.u64()?, self.time()?);
             let decided = self.u64()?;
-            winners.push(self.text()?, self.text()?, claim, decided, status);
+            winners.restore(self.text()?, self.text()?, claim, decided, fate);
         }
         Some(winners)
     }

@@ -64,6 +64,8 @@ pub struct Win<'a> {
     pub decided: Offset,
     /// What has become of it.
     pub status: Status,
+    /// Whether it has, or once had, a coupon: so the ledger has a row for it.
+    pub issued: bool,
 }
 
 /// 40 bytes beside the id; with its share of `by_user` (at most 5 × 16/7 bytes) a winner stays below the
@@ -79,6 +81,7 @@ struct Slot {
     user_len: u8,
     key_len: u8,
     status: Status,
+    issued: bool,
 }
 
 const _: () = assert!(size_of::<Slot>() <= 40);
@@ -104,6 +107,19 @@ impl Winners {
             hasher: foldhash::quality::FixedState::with_seed(seed),
             live: 0,
         }
+    }
+
+    /// As [`Winners::push`], for a win read from a snapshot.
+    pub(crate) fn restore(
+        &mut self,
+        user: &str,
+        key: &str,
+        claim: (Offset, Timestamp),
+        decided: Offset,
+        fate: (Status, bool),
+    ) {
+        let rank = self.push(user, key, claim, decided, fate.0);
+        self.slots[rank as usize - 1].issued = fate.1;
     }
 
     pub(crate) fn len(&self) -> u64 {
@@ -169,6 +185,7 @@ impl Winners {
             user_len: user.len() as u8,
             key_len: key.len() as u8,
             status,
+            issued: status == Status::Won,
         });
         index + 1
     }
@@ -179,6 +196,7 @@ impl Winners {
         self.live += u64::from(status.is_live());
         self.live -= u64::from(slot.status.is_live());
         slot.status = status;
+        slot.issued |= status == Status::Won;
         slot.decided = decided.unwrap_or(slot.decided);
     }
 
@@ -195,6 +213,7 @@ impl Winners {
             timestamp: slot.timestamp,
             decided: slot.decided,
             status: slot.status,
+            issued: slot.issued,
         }
     }
 

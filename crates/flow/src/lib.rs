@@ -1,1 +1,27 @@
-//! Placeholder until this room is built.
+//! The pipeline, one file per step in the order of the data:
+//!
+//! [`gate`] → [`intake`] → log → [`decider`] → verdict, and log → [`issuer`] → ledger. Beside it [`codes`] and
+//! [`receipt`] (what a winner holds), [`audit`] (does the ledger say what the log says?), and [`Flow`], which
+//! starts all of it over a [`Store`] and a ledger.
+//!
+//! It deliberately knows nothing of HTTP, of the command line or of the Kafka protocol.
+
+pub mod audit;
+pub mod codes;
+mod counters;
+mod decider;
+mod flow;
+pub mod gate;
+pub mod intake;
+pub mod issuer;
+mod partition;
+pub mod receipt;
+pub mod secret;
+
+pub use codes::Codes;
+pub use flow::{CLAIMS_TOPIC, CODES_TOPIC, Flow, FlowConfig, FlowError, load_codes, partition_of};
+pub use intake::{Answer, Unanswered};
+pub use issuer::{Issuance, IssueError, Issuer, Throttle};
+pub use partition::{Claimed, Partition, now};
+pub use receipt::Signatory;
+pub use secret::Secret;

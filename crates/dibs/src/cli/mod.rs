@@ -1,0 +1,130 @@
+//! The command line. Each command is a file; this one is the table of contents.
+
+mod audit;
+mod campaign;
+mod client;
+mod demo;
+mod receipt;
+mod replay;
+mod rush;
+mod serve;
+
+use std::{io::IsTerminal, process::ExitCode};
+
+use clap::{CommandFactory, Parser, Subcommand};
+use client::{Refused, Server};
+
+/// First-come-first-served events that never oversell.
+///
+/// Start with `dibs demo`: a rush of a hundred thousand users for a thousand coupons, on this machine, checked.
+///
+/// Exit codes: 0 done; 1 refused, or not exact; 2 wrong arguments or configuration; 3 anything else that failed.
+#[derive(Parser)]
+#[command(version, about, max_term_width = 110)]
+pub(crate) struct Dibs {
+    #[command(subcommand)]
+    command: Command,
+
+    /// Say more on stderr; twice for everything (RUST_LOG says it precisely)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a server: HTTP API, log, decider, issuer and ledger in one process
+    Serve(serve::Serve),
+    /// See it work: a server of its own, a rush of claims, and the proof that it was exact
+    Demo(demo::Demo),
+    /// Create, show and change campaigns
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Campaign {
+        #[command(subcommand)]
+        command: campaign::Campaign,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Claim a coupon
+    Claim(campaign::Claim),
+    /// Show, use and un-use coupons
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Coupon {
+        #[command(subcommand)]
+        command: campaign::Coupon,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Send the claims of many users to any server, and check from the outside that it was exact
+    Rush(dibs_rush::RushArgs),
+    /// Recompute all winners from the log and compare log, ledger and receipts
+    Audit(audit::Audit),
+    /// Rebuild a ledger from the log, into an empty database
+    Replay(replay::Replay),
+    /// Check receipts offline
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Receipt {
+        #[command(subcommand)]
+        command: receipt::Receipt,
+    },
+    /// Print a completion script for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// What a command came to, beyond an error.
+pub(crate) enum Outcome {
+    Done,
+    /// It ran, and what it checked does not hold.
+    NotExact,
+}
+
+/// Runs the command and says how it ended.
+pub(crate) fn run(dibs: Dibs) -> ExitCode {
+    let quiet = !matches!(dibs.command, Command::Serve(_));
+    log_to_stderr(dibs.verbose, quiet);
+    match dispatch(dibs.command) {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::NotExact) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("dibs: {error:#}");
+            ExitCode::from(if error.is::<Refused>() { 1 } else { 3 })
+        }
+    }
+}
+
+fn dispatch(command: Command) -> anyhow::Result<Outcome> {
+    match command {
+        Command::Serve(serve) => serve::run(serve)?,
+        Command::Demo(demo) => return demo::run(&demo),
+        Command::Campaign { command, server } => campaign::campaign(&command, &server)?,
+        Command::Claim(claim) => campaign::claim(&claim)?,
+        Command::Coupon { command, server } => campaign::coupon(&command, &server)?,
+        Command::Rush(args) => return rush::run(args),
+        Command::Audit(audit) => return audit::run(&audit),
+        Command::Replay(replay) => replay::run(replay)?,
+        Command::Receipt { command } => return receipt::run(&command),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Dibs::command(), "dibs", &mut std::io::stdout());
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+fn log_to_stderr(verbose: u8, quiet: bool) {
+    use tracing_subscriber::EnvFilter;
+    let level = match (verbose, quiet) {
+        (0, true) => "warn",
+        (0, false) => "info",
+        (1, _) => "debug",
+        _ => "trace",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+        .with_target(false)
+        .init();
+}

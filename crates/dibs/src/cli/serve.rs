@@ -1,0 +1,99 @@
+//! `dibs serve`: the whole product in one process.
+
+use std::{path::PathBuf, sync::Arc};
+
+use anyhow::Context;
+use dibs_flow::Flow;
+use dibs_ledger::{Ledger, SqliteLedger};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+
+use crate::{
+    config::{Config, ServeArgs},
+    data, http,
+};
+
+/// See the module.
+#[derive(clap::Args)]
+pub(crate) struct Serve {
+    #[command(flatten)]
+    args: ServeArgs,
+
+    /// Configuration file (TOML); its names are those of the flags, with _ for -
+    #[arg(long, env = "DIBS_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Print the configuration that would be used, as a configuration file, and end
+    #[arg(long)]
+    print_config: bool,
+}
+
+pub(crate) fn run(serve: Serve) -> anyhow::Result<()> {
+    let args = serve.args.over_file(serve.config.as_deref())?;
+    if serve.print_config {
+        print!("{}", args.clone().with_defaults().print()?);
+        args.validate()?;
+        return Ok(());
+    }
+    let config = args.validate()?;
+    raise_file_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(server(config))
+}
+
+async fn server(config: Config) -> anyhow::Result<()> {
+    // Signals are taken from here on, so that an early Ctrl-C ends in order too.
+    let (stop, stopped) = watch::channel(false);
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let metrics = metrics_exporter_prometheus::PrometheusBuilder::new()
+        .install_recorder()
+        .context("cannot set up the metrics")?;
+    let store = data::open(&config.data)?;
+    let secret = data::secret(&store, config.secret)?;
+    let ledger = SqliteLedger::open(&config.ledger)
+        .with_context(|| format!("cannot open the ledger {}", config.ledger.display()))?;
+    let ledger = Arc::new(ledger);
+    let flow = Arc::new(Flow::start(store, &secret, &config.flow)?);
+    flow.issue_into(&ledger);
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .with_context(|| format!("cannot listen on {}: is another server running there?", config.listen))?;
+    let address = listener.local_addr()?;
+    let app = http::App::new(
+        flow.clone(),
+        ledger.clone(),
+        config.users,
+        config.admin_key,
+        metrics,
+        stopped.clone(),
+    );
+    let serving = tokio::spawn(http::serve(listener, Arc::new(app), config.connections, stopped));
+    // Scripts wait for this line to learn the port.
+    println!("dibs is listening on http://{address}");
+    tracing::info!(%address, data = %config.data.display(), "listening");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping: answering what is in flight");
+    stop.send_replace(true);
+    serving.await.context("the HTTP server failed")?;
+    flow.stop().await;
+    ledger.close().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// A rush needs a file descriptor for each connection; the soft limit of most shells is 1024.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+}

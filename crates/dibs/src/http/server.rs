@@ -1,0 +1,123 @@
+//! The accept loop: connections, their limits, and a graceful end.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use axum::Router;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
+use hyper::{
+    Method, Request, Response, StatusCode, body::Incoming, server::conn::http1, service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, watch},
+    task::JoinSet,
+};
+use tower::ServiceExt;
+
+use super::{App, BODY_BYTES, claims, problem::Problem, router};
+
+/// A client must send its request line and headers within this time, and its next request too.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// A client must send the rest of a claim within this time.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections still busy so long after the server was asked to stop are cut.
+const GRACE: Duration = Duration::from_secs(10);
+
+type Body = Either<Full<Bytes>, axum::body::Body>;
+
+/// Serves until `stop` is true, then answers what is in flight and returns.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    app: Arc<App>,
+    connections: usize,
+    mut stop: watch::Receiver<bool>,
+) {
+    let routes = router(app.clone());
+    let room = Arc::new(Semaphore::new(connections));
+    let mut open = JoinSet::new();
+    loop {
+        // Beyond the limit connections wait in the kernel's queue, where they cost us nothing.
+        let permit = tokio::select! {
+            permit = room.clone().acquire_owned() => permit.expect("never closed"),
+            _ = stop.wait_for(|s| *s) => break,
+        };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stop.wait_for(|s| *s) => break,
+        };
+        while open.try_join_next().is_some() {}
+        match accepted {
+            Ok((stream, _)) => {
+                let (app, routes, stop) = (app.clone(), routes.clone(), stop.clone());
+                open.spawn(async move {
+                    connection(stream, app, routes, stop).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                // Out of file descriptors, most likely: accepting again at once would only spin.
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+    drop(listener);
+    let drained = async { while open.join_next().await.is_some() {} };
+    if tokio::time::timeout(GRACE, drained).await.is_err() {
+        tracing::warn!("some connections did not end in time and are cut");
+    }
+}
+
+async fn connection(stream: TcpStream, app: Arc<App>, routes: Router, mut stop: watch::Receiver<bool>) {
+    // Answers are small and whole: waiting to fill a packet would only delay them.
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(move |request| answer(app.clone(), routes.clone(), request));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(16 * 1024)
+        .pipeline_flush(true)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        // A broken connection is the client's affair.
+        _ = connection.as_mut() => return,
+        _ = stop.wait_for(|s| *s) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = connection.await;
+}
+
+async fn answer(app: Arc<App>, routes: Router, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    if request.method() == Method::POST && claim_path(request.uri().path()).is_some() {
+        return Ok(claim(&app, request).await.map(Either::Left));
+    }
+    let response = routes.oneshot(request.map(axum::body::Body::new)).await?;
+    Ok(response.map(Either::Right))
+}
+
+/// The campaign of `/v1/campaigns/{id}/claims`, still percent-encoded: a valid id needs no encoding.
+fn claim_path(path: &str) -> Option<&str> {
+    let id = path.strip_prefix("/v1/campaigns/")?.strip_suffix("/claims")?;
+    (!id.contains('/')).then_some(id)
+}
+
+async fn claim(app: &App, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let (parts, body) = request.into_parts();
+    let id = claim_path(parts.uri.path()).expect("the caller has looked");
+    let body = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, BODY_BYTES).collect()).await;
+    match body {
+        Ok(Ok(body)) => claims::claim(app, id, &parts.headers, &body.to_bytes()).await,
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "The body is too large")
+                .detail(format!("a claim is at most {BODY_BYTES} bytes"))
+                .response()
+        }
+        Ok(Err(error)) => Problem::invalid(format!("the body could not be read: {error}")).response(),
+        Err(_) => {
+            Problem::new(StatusCode::REQUEST_TIMEOUT, "timeout", "The body did not arrive in time").response()
+        }
+    }
+}

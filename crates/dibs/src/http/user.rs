@@ -1,0 +1,125 @@
+//! Who is asking: a field of the body, a header that a trusted gateway sets, or a verified JWT.
+
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use dibs_model::UserId;
+use hyper::{HeaderMap, header};
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header, jwk::JwkSet};
+use serde::Deserialize;
+
+use super::problem::Problem;
+
+/// Where the user of a request is named.
+pub(crate) enum UserSource {
+    /// `user` in the body (or the path).
+    Body,
+    /// A header of this name.
+    Header(hyper::header::HeaderName),
+    /// `sub` of a JWT in `Authorization: Bearer`.
+    Jwt(Verifier),
+}
+
+impl UserSource {
+    /// The user that the request itself proves; `None` where the body or the path names it.
+    pub(crate) fn user(&self, headers: &HeaderMap) -> Result<Option<String>, Problem> {
+        match self {
+            UserSource::Body => Ok(None),
+            UserSource::Header(name) => {
+                let value = headers.get(name).ok_or_else(|| {
+                    unauthorized(format!("the header {name} is missing; the gateway before Dibs must set it"))
+                })?;
+                let text = std::str::from_utf8(value.as_bytes());
+                let text = text.map_err(|_| Problem::invalid(format!("the header {name} is not UTF-8")))?;
+                UserId::check(text).map_err(Problem::invalid)?;
+                Ok(Some(text.to_owned()))
+            }
+            UserSource::Jwt(verifier) => {
+                let token = bearer(headers).ok_or_else(|| unauthorized("send a JWT as Authorization: Bearer TOKEN"))?;
+                verifier.subject(token).map(Some)
+            }
+        }
+    }
+}
+
+/// The token of `Authorization: Bearer`.
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+}
+
+fn unauthorized(detail: impl ToString) -> Problem {
+    Problem::new(hyper::StatusCode::UNAUTHORIZED, "user_unknown", "The request does not say who the user is")
+        .detail(detail)
+}
+
+/// Verifies JWTs with one key, or with the key of a set that the token names.
+pub(crate) struct Verifier {
+    keys: Vec<(Option<String>, Algorithm, DecodingKey)>,
+}
+
+#[derive(Deserialize)]
+struct Claims {
+    sub: String,
+}
+
+impl Verifier {
+    /// Reads a key file: a JWKS (JSON), an RSA or Ed25519 public key (PEM), or else the raw secret of HS256.
+    pub(crate) fn read(path: &Path) -> anyhow::Result<Verifier> {
+        let bytes = std::fs::read(path).with_context(|| format!("cannot read the JWT key {}", path.display()))?;
+        let text = String::from_utf8_lossy(&bytes);
+        let keys = if text.trim_start().starts_with('{') {
+            Self::jwks(&text)?
+        } else if text.contains("-----BEGIN") {
+            let rsa = DecodingKey::from_rsa_pem(&bytes).map(|k| (None, Algorithm::RS256, k));
+            let key = rsa.or_else(|_| DecodingKey::from_ed_pem(&bytes).map(|k| (None, Algorithm::EdDSA, k)));
+            vec![key.context("the PEM file is neither an RSA nor an Ed25519 public key")?]
+        } else {
+            let secret = text.trim().as_bytes();
+            if secret.len() < 32 {
+                bail!("the secret of HS256 must have at least 32 bytes, this has {}", secret.len());
+            }
+            vec![(None, Algorithm::HS256, DecodingKey::from_secret(secret))]
+        };
+        Ok(Verifier { keys })
+    }
+
+    fn jwks(text: &str) -> anyhow::Result<Vec<(Option<String>, Algorithm, DecodingKey)>> {
+        let set: JwkSet = serde_json::from_str(text).context("the JWT key file is JSON but not a JWKS")?;
+        let mut keys = Vec::new();
+        for jwk in &set.keys {
+            let named = jwk.common.key_algorithm.map(|a| a.to_string());
+            let algorithm = match (named.as_deref(), &jwk.algorithm) {
+                (Some(name), _) => name.parse().with_context(|| format!("the algorithm {name} is not supported"))?,
+                (None, jsonwebtoken::jwk::AlgorithmParameters::RSA(_)) => Algorithm::RS256,
+                (None, jsonwebtoken::jwk::AlgorithmParameters::OctetKeyPair(_)) => Algorithm::EdDSA,
+                (None, jsonwebtoken::jwk::AlgorithmParameters::OctetKey(_)) => Algorithm::HS256,
+                (None, _) => Algorithm::ES256,
+            };
+            keys.push((jwk.common.key_id.clone(), algorithm, DecodingKey::from_jwk(jwk)?));
+        }
+        if keys.is_empty() {
+            bail!("the JWKS has no key");
+        }
+        Ok(keys)
+    }
+
+    fn subject(&self, token: &str) -> Result<String, Problem> {
+        let header = decode_header(token).map_err(|e| unauthorized(format!("the JWT is malformed: {e}")))?;
+        // A key serves only its own algorithm, so that a public key is never taken for a secret.
+        let mut fitting = self.keys.iter().filter(|(id, algorithm, _)| {
+            *algorithm == header.alg && (id.is_none() || header.kid.is_none() || *id == header.kid)
+        });
+        let (_, algorithm, key) =
+            fitting.next().ok_or_else(|| unauthorized("no configured key fits the JWT's alg and kid"))?;
+        let mut validation = Validation::new(*algorithm);
+        validation.validate_aud = false;
+        validation.validate_nbf = true;
+        let claims = decode::<Claims>(token, key, &validation)
+            .map_err(|e| unauthorized(format!("the JWT is not valid: {e}")))?
+            .claims;
+        UserId::check(&claims.sub).map_err(Problem::invalid)?;
+        Ok(claims.sub)
+    }
+}

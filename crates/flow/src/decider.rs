@@ -1,0 +1,175 @@
+//! The third step: committed records in, verdicts out.
+//!
+//! One thread per partition makes what is pending durable, reads it back as every other process would, applies
+//! it and answers. Committing and deciding share the thread, for a thread switch costs as much as a sync;
+//! while it decides one group, the next one gathers.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    thread,
+    time::Duration,
+};
+
+use dibs_decide::State;
+use dibs_log::batch::Batches;
+use dibs_model::{Command, Offset, Timestamp, Verdict};
+
+use crate::{
+    intake::Answer,
+    partition::{Partition, now},
+    receipt::Group,
+};
+
+/// Bytes of log read and applied at a time; the state is locked against readers for so long.
+const CHUNK_BYTES: usize = 256 * 1024;
+/// How long to wait after a failed write before the next try.
+const RETRY: Duration = Duration::from_millis(200);
+/// How often deadlines of holds are looked at when nothing else happens.
+const IDLE: Duration = Duration::from_millis(250);
+
+/// Runs until [`Partition::stop`]. Returns once everything appended is durable and answered.
+pub(crate) fn run(partition: &Partition) {
+    let mut decider = Decider { partition, buffer: Vec::new(), decided: Vec::new(), events: Vec::new() };
+    decider.catch_up();
+    partition.caught_up.store(true, Ordering::Release);
+    loop {
+        let stopping = partition.stopping.load(Ordering::Acquire);
+        if !stopping {
+            partition.log.wait_pending(Some(IDLE));
+        }
+        match partition.log.commit(now().0) {
+            Ok(committed) => {
+                decider.catch_up();
+                decider.expire_holds();
+                if stopping && committed.is_none() {
+                    return;
+                }
+            }
+            Err(error) => {
+                decider.abandon(&error);
+                if stopping {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+struct Decider<'p> {
+    partition: &'p Partition,
+    buffer: Vec<u8>,
+    decided: Vec<Decided>,
+    events: Vec<(u32, dibs_decide::Event)>,
+}
+
+struct Decided {
+    offset: Offset,
+    timestamp: Timestamp,
+    verdict: Verdict,
+    receipt: Option<u32>,
+}
+
+impl Decider<'_> {
+    /// Applies everything that is committed.
+    fn catch_up(&mut self) {
+        let mut next = self.partition.state().next_offset();
+        while next < self.partition.log.high_watermark() {
+            self.buffer.clear();
+            let read = self.partition.log.read(next, CHUNK_BYTES, &mut self.buffer);
+            // The log was verified when it was opened and only this process writes to it: if it cannot be read
+            // now, no verdict from here on can be trusted.
+            read.expect("the log cannot be read back");
+            let group = self.apply();
+            next = self.partition.state().next_offset();
+            self.answer(group);
+        }
+        self.partition.moved.notify_waiters();
+    }
+
+    fn apply(&mut self) -> Group {
+        let mut group = Group::default();
+        let mut state = self.partition.state.write().expect("no panic while locked");
+        for batch in Batches::new(&self.buffer) {
+            let batch = batch.expect("the log was verified");
+            for record in batch.records().expect("the log was verified") {
+                let record = record.expect("the log was verified");
+                if record.offset < state.next_offset() {
+                    continue;
+                }
+                let time = Timestamp(record.timestamp);
+                let verdict =
+                    state.apply_record(record.offset, time, record.key, record.value, &mut self.events);
+                self.partition.counters.count(verdict);
+                let receipt = receipt(&state, verdict, record.key, self.partition.number, &mut group);
+                let (offset, timestamp) = (record.offset, state.now());
+                self.decided.push(Decided { offset, timestamp, verdict, receipt });
+            }
+        }
+        self.events.clear();
+        group
+    }
+
+    /// Tells those who wait. The lock is held only to take them out of the queue.
+    fn answer(&mut self, group: Group) {
+        let group = Arc::new(group);
+        let mut intake = self.partition.intake();
+        let mut replies = Vec::with_capacity(self.decided.len().min(intake.len()));
+        for d in self.decided.drain(..) {
+            let waiting = intake.decided(d.offset);
+            if !waiting.is_empty() {
+                replies.push((d, waiting));
+            }
+        }
+        drop(intake);
+        for (d, waiting) in replies {
+            let receipt = d.receipt.map(|i| (group.clone(), i));
+            let answer = Answer { verdict: d.verdict, offset: d.offset, timestamp: d.timestamp, receipt };
+            for reply in waiting {
+                // A caller that has gone away does not mind: it may ask again.
+                let _ = reply.send(Ok(answer.clone()));
+            }
+        }
+    }
+
+    /// Appends `expire` for holds that are over by this node's clock; the log's time decides whether they are.
+    fn expire_holds(&mut self) {
+        let now = now();
+        let state = self.partition.state();
+        for campaign in state.campaigns() {
+            for (rank, _) in campaign.deadlines().take_while(|(_, t)| *t < now).take(1_000) {
+                let value = Command::Expire { rank }.to_json();
+                // A failed append is tried again when the holds are looked at next.
+                let _ = self.partition.log.append(Some(campaign.id().as_str().as_bytes()), Some(&value));
+            }
+        }
+    }
+
+    /// A write failed. Callers learn that the outcome is unknown, and the log takes records again if it can.
+    fn abandon(&mut self, error: &dibs_log::CommitError) {
+        tracing::error!(partition = self.partition.number, %error, "cannot write the log");
+        self.partition.counters.failed_commits.increment(1);
+        {
+            // Locked over both, so that nobody appends between the two and is then told nothing.
+            let mut intake = self.partition.intake();
+            intake.abandon();
+            if let Err(error) = self.partition.log.reset() {
+                tracing::error!(partition = self.partition.number, %error, "the log takes no more records");
+            }
+        }
+        self.partition.moved.notify_waiters();
+        thread::sleep(RETRY);
+    }
+}
+
+fn receipt(
+    state: &State,
+    verdict: Verdict,
+    key: Option<&[u8]>,
+    partition: u32,
+    group: &mut Group,
+) -> Option<u32> {
+    let Verdict::Won { rank } = verdict else { return None };
+    let campaign = state.campaign(std::str::from_utf8(key?).ok()?)?;
+    let win = campaign.win_at(rank)?;
+    Some(group.push(campaign.id().as_str(), win.user, partition, win.offset, win.timestamp.0, rank))
+}

@@ -1,0 +1,314 @@
+//! The whole pipeline over one data folder and one ledger.
+
+use std::{
+
+    sync::{Arc, Mutex},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use dibs_decide::State;
+use dibs_ledger::Ledger;
+use dibs_log::{PartitionLog, Store, batch::Batches};
+use dibs_model::CampaignId;
+use tokio::sync::Notify;
+
+use crate::{
+    codes::{Codes, ImportError, is_code},
+    decider,
+    issuer::{Issuer, Throttle, snapshot_name},
+    partition::{Partition, now},
+    receipt::Signatory,
+    secret::Secret,
+};
+
+/// Claims and every other command; key = campaign id.
+pub const CLAIMS_TOPIC: &str = "dibs.claims";
+/// Imported coupon codes; key = campaign id, value = code.
+pub const CODES_TOPIC: &str = "dibs.codes";
+
+/// What an operator may choose.
+#[derive(Clone, Debug)]
+pub struct FlowConfig {
+    /// Partitions of `dibs.claims`, where the topic does not exist yet.
+    pub partitions: u32,
+    /// Coupons a second that may be written to the ledger; `None` for no limit.
+    pub issue_rate: Option<u64>,
+    /// Commands in flight per partition, at most; more are answered 429.
+    pub in_flight: usize,
+    /// How long a claim may wait at the gate before it is answered 429.
+    pub hold: Duration,
+}
+
+impl Default for FlowConfig {
+    fn default() -> Self {
+        FlowConfig { partitions: 1, issue_rate: None, in_flight: 65_536, hold: Duration::from_secs(3) }
+    }
+}
+
+/// Why the pipeline cannot start, or not import codes.
+#[derive(Debug, thiserror::Error)]
+pub enum FlowError {
+    /// The topics cannot be made.
+    #[error("cannot create the topic {0}: {1}")]
+    Topic(&'static str, String),
+    /// The log cannot be read or written.
+    #[error("the log: {0}")]
+    Log(String),
+    /// A thread cannot be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[source] std::io::Error),
+    /// A code is not one.
+    #[error(transparent)]
+    Import(#[from] ImportError),
+}
+
+/// See the module.
+pub struct Flow {
+    partitions: Vec<Arc<Partition>>,
+    codes: Arc<Codes>,
+    signatory: Arc<Signatory>,
+    throttle: Arc<Throttle>,
+    store: Arc<Store>,
+    /// One import at a time: whoever appends a code also commits it.
+    import: Mutex<()>,
+    deciders: Mutex<Vec<JoinHandle<()>>>,
+    stop_issuers: Arc<Notify>,
+    issuers: Mutex<Vec<tokio::task::JoinHandle<()>>>,
+}
+
+impl Flow {
+    /// Starts deciding. Verdicts can be asked for as soon as [`Flow::is_ready`].
+    pub fn start(store: Arc<Store>, secret: &Secret, config: &FlowConfig) -> Result<Flow, FlowError> {
+        create_topic(&store, CLAIMS_TOPIC, config.partitions)?;
+        create_topic(&store, CODES_TOPIC, 1)?;
+        let codes = Arc::new(Codes::new(secret.clone()));
+        load_codes(&store, &codes)?;
+        let mut partitions = Vec::new();
+        let mut deciders = Vec::new();
+        for number in 0..partition_count(&store, CLAIMS_TOPIC) {
+            let log = store.partition(CLAIMS_TOPIC, number).expect("the topic has this partition");
+            let state = restored(&store, number, &log);
+            let partition = Arc::new(Partition::new(number, log, state, config.in_flight, config.hold));
+            partitions.push(partition.clone());
+            let thread = std::thread::Builder::new().name(format!("dibs-decide-{number}"));
+            deciders.push(thread.spawn(move || decider::run(&partition)).map_err(FlowError::Thread)?);
+        }
+        Ok(Flow {
+            partitions,
+            codes,
+            signatory: Arc::new(Signatory::new(secret)),
+            throttle: Arc::new(Throttle::new(config.issue_rate)),
+            store,
+            import: Mutex::new(()),
+            deciders: Mutex::new(deciders),
+            stop_issuers: Arc::new(Notify::new()),
+            issuers: Mutex::new(Vec::new()),
+        })
+    }
+
+    /// Starts issuing into a ledger, one task per partition. A failure is logged and ends that partition's
+    /// issuing; verdicts go on.
+    pub fn issue_into<L: Ledger>(&self, ledger: &Arc<L>) {
+        let mut issuers = self.issuers.lock().expect("no panic while locked");
+        for partition in &self.partitions {
+            let (partition, ledger, stop) = (partition.clone(), ledger.clone(), self.stop_issuers.clone());
+            let (codes, throttle, store) = (self.codes.clone(), self.throttle.clone(), self.store.clone());
+            issuers.push(tokio::spawn(async move {
+                let state = restored(&store, partition.number, &partition.log);
+                let log = partition.log.clone();
+                let started =
+                    Issuer::start(partition.number, log, ledger, codes, throttle, state, Some(store)).await;
+                let ended = match started {
+                    Ok(issuer) => issuer.run(&partition, &stop).await,
+                    Err(error) => Err(error),
+                };
+                if let Err(error) = ended {
+                    tracing::error!(partition = partition.number, %error, "issuing has ended");
+                }
+            }));
+        }
+    }
+
+    /// Answers what is in flight, writes what was decided, seals the log. Nothing may be asked afterwards.
+    pub async fn stop(&self) {
+        for partition in &self.partitions {
+            partition.stop();
+        }
+        let deciders = std::mem::take(&mut *self.deciders.lock().expect("no panic while locked"));
+        let joined = tokio::task::spawn_blocking(move || deciders.into_iter().for_each(|d| drop(d.join())));
+        joined.await.expect("joining does not panic");
+        let issuers = std::mem::take(&mut *self.issuers.lock().expect("no panic while locked"));
+        for issuer in issuers {
+            // A permit is kept for an issuer that is not waiting at this moment.
+            self.stop_issuers.notify_one();
+            let _ = issuer.await;
+        }
+        if let Err(error) = self.store.close() {
+            tracing::error!(%error, "the log was not sealed; the next start will verify it");
+        }
+    }
+
+    /// Whether every partition has decided what was in the log at the start.
+    pub fn is_ready(&self) -> bool {
+        self.partitions.iter().all(|p| p.is_ready())
+    }
+
+    /// The partition that decides a campaign.
+    pub fn partition(&self, campaign: &str) -> &Arc<Partition> {
+        &self.partitions[partition_of(campaign, self.partitions.len() as u32) as usize]
+    }
+
+    /// All partitions.
+    pub fn partitions(&self) -> &[Arc<Partition>] {
+        &self.partitions
+    }
+
+    /// Rank to code and back.
+    pub fn codes(&self) -> &Codes {
+        &self.codes
+    }
+
+    /// Who signs receipts.
+    pub fn signatory(&self) -> &Signatory {
+        &self.signatory
+    }
+
+    /// Coupons a second that may be written, if limited.
+    pub fn issue_rate(&self) -> Option<u64> {
+        self.throttle.rate()
+    }
+
+    /// Adds partner codes to the end of a campaign's list, durably. Blocks for a disk write. Returns how many
+    /// the campaign has now; codes that it had already count once.
+    pub fn import_codes<'c>(
+        &self,
+        campaign: &CampaignId,
+        codes: impl Iterator<Item = &'c str>,
+    ) -> Result<u64, FlowError> {
+        let codes: Vec<&str> = codes.map(str::trim).collect();
+        if let Some(i) = codes.iter().position(|c| !c.is_empty() && !is_code(c)) {
+            return Err(ImportError::Code { line: i + 1 }.into());
+        }
+        let _one_at_a_time = self.import.lock().expect("no panic while locked");
+        let log = self.store.partition(CODES_TOPIC, 0).expect("the topic was created");
+        for some in codes.chunks(10_000) {
+            for code in some.iter().filter(|c| !c.is_empty()) {
+                log.append(Some(campaign.as_str().as_bytes()), Some(code.as_bytes()))
+                    .map_err(|e| FlowError::Log(e.to_string()))?;
+            }
+            if let Err(error) = log.commit(now().0) {
+                let _ = log.reset();
+                return Err(FlowError::Log(error.to_string()));
+            }
+            for code in some.iter().filter(|c| !c.is_empty()) {
+                self.codes.import(campaign, code);
+            }
+        }
+        Ok(self.codes.imported(campaign))
+    }
+
+    /// The data folder.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+}
+
+/// Where the state of a partition can start: its snapshot if there is one that fits the log, or nothing.
+fn restored(store: &Store, number: u32, log: &PartitionLog) -> State {
+    let seed = std::hash::BuildHasher::hash_one(&foldhash::fast::RandomState::default(), number);
+    let name = snapshot_name(number);
+    let state = match store.get(&name) {
+        Ok(None) => None,
+        Ok(Some(bytes)) => State::restore(&bytes, seed)
+            .inspect_err(|error| tracing::warn!(name, %error, "the snapshot is not used"))
+            .ok(),
+        Err(error) => {
+            tracing::warn!(name, %error, "the snapshot cannot be read");
+            None
+        }
+    };
+    state.filter(|s| s.next_offset() <= log.high_watermark()).unwrap_or_else(|| State::new(seed))
+}
+
+/// Reads every imported code from the log.
+pub fn load_codes(store: &Store, codes: &Codes) -> Result<(), FlowError> {
+    let Some(log) = store.partition(CODES_TOPIC, 0) else { return Ok(()) };
+    let error = |e: &dyn std::fmt::Display| FlowError::Log(e.to_string());
+    let (mut next, mut buffer) = (log.log_start_offset(), Vec::new());
+    while next < log.high_watermark() {
+        buffer.clear();
+        log.read(next, 1024 * 1024, &mut buffer).map_err(|e| error(&e))?;
+        for batch in Batches::new(&buffer) {
+            for record in batch.map_err(|e| error(&e))?.records().map_err(|e| error(&e))? {
+                let record = record.map_err(|e| error(&e))?;
+                let text = |b: Option<&[u8]>| b.and_then(|b| std::str::from_utf8(b).ok().map(String::from));
+                if let (true, Some(key), Some(code)) =
+                    (record.offset >= next, text(record.key), text(record.value))
+                    && let (Ok(campaign), true) = (CampaignId::new(&key), is_code(&code))
+                {
+                    codes.import(&campaign, &code);
+                }
+                next = next.max(record.offset + 1);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn create_topic(store: &Store, name: &'static str, partitions: u32) -> Result<(), FlowError> {
+    if partition_count(store, name) > 0 {
+        return Ok(());
+    }
+    store.create_topic(name, partitions).map_err(|e| FlowError::Topic(name, e.to_string()))
+}
+
+fn partition_count(store: &Store, name: &str) -> u32 {
+    store.topics().into_iter().find(|(n, _)| n == name).map_or(0, |(_, count)| count)
+}
+
+/// Where Kafka's default partitioner puts a key: murmur2, the sign bit cleared, modulo the partitions.
+pub fn partition_of(key: &str, partitions: u32) -> u32 {
+    (murmur2(key.as_bytes()) & 0x7fff_ffff) % partitions
+}
+
+/// Kafka's murmur2 (seed 0x9747b28c), as in `org.apache.kafka.common.utils.Utils`.
+fn murmur2(data: &[u8]) -> u32 {
+    const M: u32 = 0x5bd1_e995;
+    let mut h = 0x9747_b28c ^ data.len() as u32;
+    let (words, rest) = data.as_chunks::<4>();
+    for word in words {
+        let mut k = u32::from_le_bytes(*word).wrapping_mul(M);
+        k = (k ^ (k >> 24)).wrapping_mul(M);
+        h = h.wrapping_mul(M) ^ k;
+    }
+    for (i, byte) in rest.iter().enumerate().rev() {
+        h ^= u32::from(*byte) << (8 * i);
+    }
+    if !rest.is_empty() {
+        h = h.wrapping_mul(M);
+    }
+    h = (h ^ (h >> 13)).wrapping_mul(M);
+    h ^ (h >> 15)
+}
+
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Values that Kafka's own unit tests state for the same keys.
+    #[test]
+    fn murmur2_is_kafkas() {
+        for (key, hash) in [
+            ("21", -973_932_308),
+            ("foobar", -790_332_482),
+            ("a-little-bit-long-string", -985_981_536),
+            ("a-little-bit-longer-string", -1_486_304_829),
+            ("lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58_897_971),
+            ("abc", 479_470_107),
+        ] {
+            assert_eq!(murmur2(key.as_bytes()) as i32, hash, "{key}");
+        }
+    }
+}

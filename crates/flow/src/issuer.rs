@@ -1,0 +1,410 @@
+//! The fourth step: one more replica of `decide`, at the database's pace, which writes what was decided into the
+//! ledger.
+//!
+//! It reads the log from where the ledger stands, decides for itself, and commits rows and position in one
+//! transaction under an epoch: whatever crashes, each win ends as exactly one row, and an issuer that was
+//! replaced changes nothing any more (DESIGN: invariants 6 and 7).
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use dibs_decide::{Campaign, Event, State};
+use dibs_ledger::{
+    CampaignState, Change, Coupon, CouponStatus, Lease, Ledger, LedgerBatch, LedgerError, Position,
+};
+use dibs_log::{PartitionLog, Store, batch::Batches};
+use dibs_model::{CampaignId, Offset, Rank, Timestamp};
+use tokio::{sync::Notify, time::Instant};
+
+use crate::{codes::Codes, partition::Partition};
+
+/// Bytes of log read at a time.
+const CHUNK_BYTES: usize = 1024 * 1024;
+/// Changes in one ledger transaction, at most.
+const BATCH_CHANGES: usize = 5_000;
+/// Log bytes between two snapshots.
+const SNAPSHOT_BYTES: u64 = 256 * 1024 * 1024;
+/// Waits between tries when the ledger is busy or away.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(5));
+/// A rate-limited issuer writes about so many times a second.
+const WRITES_PER_SECOND: u64 = 10;
+
+/// How far the issuer is, for those who ask when their coupon will be there.
+#[derive(Default)]
+pub struct Issuance {
+    /// Everything below this offset is in the ledger.
+    next: AtomicU64,
+    /// Coupons written in this process's life, and the milliseconds it took.
+    written: AtomicU64,
+    busy_ms: AtomicU64,
+    /// Coupons that the ledger has, by campaign.
+    by_campaign: Mutex<HashMap<CampaignId, u64>>,
+    moved: Notify,
+    fenced: AtomicBool,
+}
+
+impl Issuance {
+    /// Everything below this offset is in the ledger.
+    pub fn next_offset(&self) -> Offset {
+        self.next.load(Ordering::Acquire)
+    }
+
+    /// Coupons that the ledger has for a campaign.
+    pub fn issued(&self, campaign: &CampaignId) -> u64 {
+        self.by_campaign.lock().expect("no panic while locked").get(campaign).copied().unwrap_or(0)
+    }
+
+    /// Coupons a second that the ledger takes at present, as far as is known.
+    pub fn rate(&self) -> Option<u64> {
+        let (written, busy) = (self.written.load(Ordering::Relaxed), self.busy_ms.load(Ordering::Relaxed));
+        (written > 0).then(|| (written * 1_000 / busy.max(1)).max(1))
+    }
+
+    /// Whether another issuer has taken over.
+    pub fn is_fenced(&self) -> bool {
+        self.fenced.load(Ordering::Acquire)
+    }
+
+    /// Ends once everything below `offset` is in the ledger.
+    pub async fn reached(&self, offset: Offset) {
+        loop {
+            let mut moved = std::pin::pin!(self.moved.notified());
+            moved.as_mut().enable();
+            if self.next_offset() >= offset {
+                return;
+            }
+            moved.await;
+        }
+    }
+
+    fn publish(&self, next: Offset) {
+        self.next.store(next, Ordering::Release);
+        self.moved.notify_waiters();
+    }
+}
+
+/// Why an issuer ends.
+#[derive(Debug, thiserror::Error)]
+pub enum IssueError {
+    /// Another issuer holds the partition now.
+    #[error("another issuer has taken over partition {0}")]
+    Replaced(u32),
+    /// The ledger will not take this, however often it is tried.
+    #[error("the ledger refuses: {0}")]
+    Ledger(#[source] LedgerError),
+    /// The log cannot be read.
+    #[error("the log cannot be read: {0}")]
+    Log(String),
+}
+
+/// Writes one partition's decisions into a ledger.
+pub struct Issuer<L> {
+    number: u32,
+    log: Arc<PartitionLog>,
+    ledger: Arc<L>,
+    codes: Arc<Codes>,
+    throttle: Arc<Throttle>,
+    state: State,
+    lease: Lease,
+    /// Where the last snapshot stands; `None` where nobody wants one (a replay).
+    snapshots: Option<(Arc<Store>, u64)>,
+}
+
+/// The name of a partition's snapshot in the data folder.
+pub fn snapshot_name(partition: u32) -> String {
+    format!("decider-{partition}.snapshot")
+}
+
+impl<L: Ledger> Issuer<L> {
+    /// Takes the partition over from whoever had it, and starts where the ledger stands. `state` may be older
+    /// than that, or empty, but not newer.
+    pub async fn start(
+        number: u32,
+        log: Arc<PartitionLog>,
+        ledger: Arc<L>,
+        codes: Arc<Codes>,
+        throttle: Arc<Throttle>,
+        state: State,
+        snapshots: Option<Arc<Store>>,
+    ) -> Result<Self, IssueError> {
+        let lease = ledger.acquire(number).await.map_err(IssueError::Ledger)?;
+        let fits = state.next_offset() <= lease.next_offset;
+        let state = if fits { state } else { State::new(0) };
+        Ok(Issuer { number, log, ledger, codes, throttle, state, lease, snapshots: snapshots.map(|s| (s, 0)) })
+    }
+
+    /// Writes until `stop` says so; then everything that was read is written.
+    pub async fn run(mut self, partition: &Partition, stop: &Notify) -> Result<(), IssueError> {
+        let issuance = &partition.issuance;
+        self.seed_counts(issuance).await?;
+        loop {
+            if self.state.next_offset() >= self.log.high_watermark() {
+                let more = self.log.committed(self.state.next_offset());
+                tokio::select! {
+                    () = more => {}
+                    () = stop.notified() => {
+                        self.snapshot(0);
+                        return Ok(());
+                    }
+                }
+            }
+            let written = self.step(Some(partition)).await;
+            if let Err(IssueError::Replaced(_)) = written {
+                issuance.fenced.store(true, Ordering::Release);
+            }
+            self.snapshot(written? as u64);
+        }
+    }
+
+    /// Writes everything that is committed, and ends. Returns how many coupons the campaigns have now.
+    pub async fn run_to_end(mut self) -> Result<u64, IssueError> {
+        while self.state.next_offset() < self.log.high_watermark() {
+            self.step(None).await?;
+        }
+        Ok(self.state.campaigns().iter().map(|c| c.live() - c.held()).sum())
+    }
+
+    /// Reads a chunk, decides it, writes it. Returns its bytes.
+    async fn step(&mut self, partition: Option<&Partition>) -> Result<usize, IssueError> {
+        let mut buffer = Vec::new();
+        let (log, from) = (self.log.clone(), self.state.next_offset());
+        let read = tokio::task::spawn_blocking(move || {
+            log.read(from, CHUNK_BYTES, &mut buffer).map(|_| buffer).map_err(|e| e.to_string())
+        });
+        let buffer = read.await.expect("reading does not panic").map_err(IssueError::Log)?;
+        let batch_limit = self.throttle.batch(BATCH_CHANGES);
+        let mut changes = Vec::new();
+        let mut events = Vec::new();
+        for batch in Batches::new(&buffer) {
+            let batch = batch.map_err(|e| IssueError::Log(e.to_string()))?;
+            for record in batch.records().map_err(|e| IssueError::Log(e.to_string()))? {
+                let record = record.map_err(|e| IssueError::Log(e.to_string()))?;
+                if record.offset < self.state.next_offset() {
+                    continue;
+                }
+                let time = Timestamp(record.timestamp);
+                self.state.apply_record(record.offset, time, record.key, record.value, &mut events);
+                for (index, event) in events.drain(..) {
+                    let change = self.change(index, event).filter(|_| record.offset >= self.lease.next_offset);
+                    changes.extend(change.map(|c| (record.offset, c)));
+                }
+                if changes.len() >= batch_limit {
+                    self.write(&mut changes, partition).await?;
+                }
+            }
+        }
+        self.write(&mut changes, partition).await?;
+        Ok(buffer.len())
+    }
+
+    /// What an event means to the ledger.
+    fn change(&self, index: u32, event: Event) -> Option<Change> {
+        let campaign = self.state.at(index);
+        let id = || Arc::from(campaign.id().as_str());
+        Some(match event {
+            Event::Campaign => Change::Campaign(campaign_row(campaign, self.number)),
+            Event::Issue { rank } => Change::Issued(coupon(campaign, rank, self.number, &self.codes)),
+            Event::Release { rank, issued: true } => Change::Cancelled { campaign: id(), rank },
+            Event::Hold { .. } | Event::Release { .. } => return None,
+            Event::Redeem { rank, redemption } => {
+                Change::Redeemed { campaign: id(), rank, by: redemption.by, at: redemption.at }
+            }
+            Event::Unredeem { rank } => Change::Unredeemed { campaign: id(), rank },
+        })
+    }
+
+    /// One ledger transaction, tried until it stands.
+    async fn write(
+        &mut self,
+        changes: &mut Vec<(Offset, Change)>,
+        partition: Option<&Partition>,
+    ) -> Result<(), IssueError> {
+        let to = self.state.next_offset();
+        if to <= self.lease.next_offset {
+            return Ok(());
+        }
+        let coupons = changes.iter().filter(|c| matches!(c.1, Change::Issued(_))).count() as u64;
+        let start = Instant::now();
+        self.throttle.take(coupons).await;
+        let (from, epoch) = (self.lease.next_offset, self.lease.epoch);
+        let changes = std::mem::take(changes);
+        let mut batch = LedgerBatch { partition: self.number, epoch, from, to, changes };
+        self.commit(&mut batch, partition).await?;
+        self.lease.next_offset = to;
+        if let Some(p) = partition {
+            p.counters.issued.increment(coupons);
+            let mut counts = p.issuance.by_campaign.lock().expect("no panic while locked");
+            for (_, change) in &batch.changes {
+                if let Change::Issued(coupon) = change {
+                    let id = CampaignId::new(&coupon.campaign).expect("decided campaigns have valid ids");
+                    *counts.entry(id).or_default() += 1;
+                }
+            }
+            drop(counts);
+            p.issuance.written.fetch_add(coupons, Ordering::Relaxed);
+            p.issuance.busy_ms.fetch_add(start.elapsed().as_millis() as u64, Ordering::Relaxed);
+            p.issuance.publish(to);
+        }
+        Ok(())
+    }
+
+    async fn commit(&self, batch: &mut LedgerBatch, partition: Option<&Partition>) -> Result<(), IssueError> {
+        let mut wait = BACKOFF.0;
+        loop {
+            match self.ledger.commit(batch).await {
+                Ok(()) => return Ok(()),
+                // A commit whose outcome was unknown had landed.
+                Err(LedgerError::Fenced { held, .. })
+                    if held == (Position { epoch: batch.epoch, next_offset: batch.to }) =>
+                {
+                    return Ok(());
+                }
+                Err(LedgerError::Fenced { .. }) => return Err(IssueError::Replaced(self.number)),
+                Err(error @ LedgerError::Transient { .. }) => {
+                    tracing::warn!(partition = self.number, %error, "the ledger is not available, trying again");
+                    if let Some(p) = partition {
+                        p.counters.ledger_retries.increment(1);
+                    }
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(BACKOFF.1);
+                }
+                Err(error @ LedgerError::Permanent { offset, .. }) => {
+                    // One row that the database will never take must not hold up all others.
+                    tracing::error!(partition = self.number, %error, "left out; `dibs audit` names it");
+                    if let Some(p) = partition {
+                        p.counters.dead_letters.increment(1);
+                    }
+                    batch.changes.retain(|(at, _)| *at != offset);
+                }
+                Err(error) => return Err(IssueError::Ledger(error)),
+            }
+        }
+    }
+
+    /// What the ledger has already is counted once, from the state, up to where the ledger stands.
+    async fn seed_counts(&mut self, issuance: &Issuance) -> Result<(), IssueError> {
+        while self.state.next_offset() < self.lease.next_offset.min(self.log.high_watermark()) {
+            // Nothing is written below the lease: `step` only decides, until it passes the lease.
+            self.catch_up_chunk()?;
+        }
+        let mut counts = issuance.by_campaign.lock().expect("no panic while locked");
+        for campaign in self.state.campaigns() {
+            let rows = (1..=campaign.ranks()).filter_map(|r| campaign.win_at(r)).filter(|w| w.issued).count();
+            counts.insert(campaign.id().clone(), rows as u64);
+        }
+        drop(counts);
+        issuance.publish(self.lease.next_offset);
+        Ok(())
+    }
+
+    /// Decides up to the lease without writing.
+    fn catch_up_chunk(&mut self) -> Result<(), IssueError> {
+        let mut buffer = Vec::new();
+        let mut events = Vec::new();
+        let log = |e: &dyn std::fmt::Display| IssueError::Log(e.to_string());
+        self.log.read(self.state.next_offset(), CHUNK_BYTES, &mut buffer).map_err(|e| log(&e))?;
+        for batch in Batches::new(&buffer) {
+            for record in batch.map_err(|e| log(&e))?.records().map_err(|e| log(&e))? {
+                let record = record.map_err(|e| log(&e))?;
+                if (self.state.next_offset()..self.lease.next_offset).contains(&record.offset) {
+                    let time = Timestamp(record.timestamp);
+                    self.state.apply_record(record.offset, time, record.key, record.value, &mut events);
+                    events.clear();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps the state for the next start, now and then (and at the end: `read` is 0 then). It never runs ahead
+    /// of the ledger, so both the decider and the issuer can start from it.
+    fn snapshot(&mut self, read: u64) {
+        let Some((store, since)) = &mut self.snapshots else { return };
+        *since += read;
+        if read > 0 && *since < SNAPSHOT_BYTES {
+            return;
+        }
+        *since = 0;
+        if let Err(error) = store.put(&snapshot_name(self.number), &self.state.snapshot()) {
+            // Costs a longer replay at the next start and nothing else.
+            tracing::warn!(partition = self.number, %error, "cannot keep a snapshot");
+        }
+    }
+}
+
+/// The row of a campaign.
+pub(crate) fn campaign_row(campaign: &Campaign, partition: u32) -> dibs_ledger::Campaign {
+    let state = match (campaign.is_closed(), campaign.is_paused()) {
+        (true, _) => CampaignState::Closed,
+        (false, true) => CampaignState::Paused,
+        (false, false) => CampaignState::Active,
+    };
+    dibs_ledger::Campaign {
+        id: campaign.id().as_str().into(),
+        title: campaign.spec().title.clone(),
+        stock: campaign.stock(),
+        state,
+        opens_at: campaign.spec().opens_at,
+        closes_at: campaign.spec().closes_at,
+        partition,
+        created_offset: campaign.created(),
+    }
+}
+
+/// The row of a coupon, as it is when it is issued.
+pub(crate) fn coupon(campaign: &Campaign, rank: Rank, partition: u32, codes: &Codes) -> Coupon {
+    let win = campaign.win_at(rank).expect("an issued win exists");
+    Coupon {
+        campaign: campaign.id().as_str().into(),
+        rank,
+        user: win.user.into(),
+        code: codes.code(campaign, rank).map(Into::into),
+        status: CouponStatus::Issued,
+        partition,
+        offset: win.offset,
+        timestamp: win.timestamp,
+        redeemed_by: None,
+        redeemed_at: None,
+    }
+}
+
+/// Coupons a second for all partitions of the process together.
+pub struct Throttle {
+    /// 0 for no limit.
+    rate: u64,
+    /// When the next coupon may be written.
+    next: tokio::sync::Mutex<Option<Instant>>,
+}
+
+impl Throttle {
+    /// At most so many coupons a second; `None` for as many as the ledger takes.
+    pub fn new(rate: Option<u64>) -> Throttle {
+        Throttle { rate: rate.unwrap_or(0), next: tokio::sync::Mutex::new(None) }
+    }
+
+    /// Coupons a second, if limited.
+    pub fn rate(&self) -> Option<u64> {
+        Some(self.rate).filter(|r| *r > 0)
+    }
+
+    fn batch(&self, most: usize) -> usize {
+        self.rate().map_or(most, |r| (r.div_ceil(WRITES_PER_SECOND) as usize).min(most))
+    }
+
+    /// Waits until `n` coupons may be written.
+    async fn take(&self, n: u64) {
+        let (Some(rate), true) = (self.rate(), n > 0) else { return };
+        let mut next = self.next.lock().await;
+        let now = Instant::now();
+        let at = next.map_or(now, |t| t.max(now));
+        *next = Some(at + Duration::from_secs_f64(n as f64 / rate as f64));
+        drop(next);
+        tokio::time::sleep_until(at).await;
+    }
+}
