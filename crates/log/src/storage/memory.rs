@@ -114,7 +114,8 @@ impl MemoryStorage {
     }
 
     /// Makes calls of a kind fail with an operating system's error number (28 is ENOSPC, 5 is EIO): the `nth`
-    /// from now (1 is the next one), and the following ones until `times` have failed.
+    /// from now (1 is the next one), and the following ones until `times` have failed. A failed write writes
+    /// some of its bytes all the same.
     pub fn fail(&self, call: Call, nth: u64, times: u64, errno: i32) {
         self.inner().faults.push(Fault { call, skip: nth.saturating_sub(1), times, errno });
     }
@@ -470,11 +471,12 @@ impl File for MemoryFile {
     }
 
     fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<()> {
-        let room = {
-            let inner = self.storage.inner();
-            inner.capacity.map(|c| c.saturating_sub(inner.used()))
+        let (room, torn) = {
+            let mut inner = self.storage.inner();
+            let torn = inner.random.below(bytes.len() as u64 + 1) as usize;
+            (inner.capacity.map(|c| c.saturating_sub(inner.used())), torn)
         };
-        let whole = self.call(Call::Write, |node| {
+        let write = |node: &mut Node, bytes: &[u8]| {
             let Node::File { now, dirty, len_dirty, .. } = node else { return true };
             let from = position as usize;
             let room = room.map_or(usize::MAX, |room| now.len().saturating_add(room as usize));
@@ -488,6 +490,13 @@ impl File for MemoryFile {
                 dirty.extend(from / SECTOR..end.div_ceil(SECTOR));
             }
             end == from + bytes.len()
+        };
+        let whole = self.call(Call::Write, |node| write(node, bytes)).inspect_err(|_| {
+            // A write that fails may have written something.
+            let mut inner = self.storage.inner();
+            if inner.life == self.life && inner.power != Some(0) {
+                write(&mut inner.nodes[self.node], &bytes[..torn]);
+            }
         })?;
         if whole { Ok(()) } else { Err(io::Error::from_raw_os_error(ENOSPC)) }
     }
