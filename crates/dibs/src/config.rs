@@ -147,7 +147,9 @@ impl ServeArgs {
             );
         }
         let users = match (said.user_header, said.jwt_key) {
-            (Some(_), Some(_)) => bail!("--user-header and --jwt-key exclude each other: who names the user?"),
+            (Some(_), Some(_)) => {
+                bail!("--user-header and --jwt-key exclude each other: who names the user?")
+            }
             (Some(name), None) => UserSource::Header(
                 name.parse().with_context(|| format!("--user-header {name:?} is not a header name"))?,
             ),
@@ -191,7 +193,9 @@ fn rate(text: &str) -> anyhow::Result<Option<u64>> {
     }
     match text.strip_suffix("/s").unwrap_or(text).parse() {
         Ok(rate) if rate > 0 => Ok(Some(rate)),
-        _ => bail!("--issue-rate {text:?} must be a whole number of coupons a second, such as 500/s, or unlimited"),
+        _ => bail!(
+            "--issue-rate {text:?} must be a whole number of coupons a second, such as 500/s, or unlimited"
+        ),
     }
 }
 

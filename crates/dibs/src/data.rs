@@ -40,7 +40,9 @@ pub(crate) fn secret(store: &Store, given: Option<Secret>) -> anyhow::Result<Sec
             let mut bytes = [0; 32];
             getrandom::fill(&mut bytes).context("the operating system gives no randomness")?;
             let secret = Secret::new(bytes);
-            store.put(SECRET, format!("{}\n", secret.to_hex()).as_bytes()).context("cannot keep the secret")?;
+            store
+                .put(SECRET, format!("{}\n", secret.to_hex()).as_bytes())
+                .context("cannot keep the secret")?;
             Ok(secret)
         }
     }

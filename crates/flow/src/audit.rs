@@ -9,12 +9,7 @@ use dibs_log::{Store, batch::Batches};
 use dibs_model::{Offset, Timestamp};
 use serde::Serialize;
 
-use crate::{
-    codes::Codes,
-    flow::CLAIMS_TOPIC,
-    issuer::coupon,
-    receipt,
-};
+use crate::{codes::Codes, flow::CLAIMS_TOPIC, issuer::coupon, receipt};
 
 /// Rows compared at a time.
 const PAGE: u32 = 10_000;
@@ -124,7 +119,8 @@ fn decide_log(store: &Store, number: u32, to: Offset) -> Result<Replayed, String
                 let time = Timestamp(record.timestamp);
                 state.apply_record(record.offset, time, record.key, record.value, &mut events);
                 if record.offset >= to {
-                    replayed.later += events.iter().filter(|(_, e)| matches!(e, Event::Issue { .. })).count() as u64;
+                    replayed.later +=
+                        events.iter().filter(|(_, e)| matches!(e, Event::Issue { .. })).count() as u64;
                 }
                 events.clear();
                 replayed.records += 1;
@@ -169,7 +165,10 @@ async fn compare<L: Ledger>(
                 }
                 // A row decided while the audit ran is not an extra row.
                 None if moved => {}
-                None => audit.differ(format!("{id} rank {}: the ledger has {}, the log has no such win", row.rank, row.user)),
+                None => audit.differ(format!(
+                    "{id} rank {}: the ledger has {}, the log has no such win",
+                    row.rank, row.user
+                )),
             }
         }
     }

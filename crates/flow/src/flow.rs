@@ -1,7 +1,6 @@
 //! The whole pipeline over one data folder and one ledger.
 
 use std::{
-
     sync::{Arc, Mutex},
     thread::JoinHandle,
     time::Duration,
@@ -291,7 +290,6 @@ fn murmur2(data: &[u8]) -> u32 {
     h = (h ^ (h >> 13)).wrapping_mul(M);
     h ^ (h >> 15)
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -68,10 +68,8 @@ mod tests {
 
     fn state(extra: &[&str]) -> State {
         let mut state = State::new(1);
-        let create = format!(
-            r#"{{"type":"create","title":"t","stock":1,"opens_at":{T},"closes_at":{}}}"#,
-            T + 10_000
-        );
+        let create =
+            format!(r#"{{"type":"create","title":"t","stock":1,"opens_at":{T},"closes_at":{}}}"#, T + 10_000);
         let mut events = Vec::new();
         for (i, line) in std::iter::once(create.as_str()).chain(extra.iter().copied()).enumerate() {
             let time = if i == 0 { 0 } else { T };

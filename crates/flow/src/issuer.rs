@@ -136,7 +136,16 @@ impl<L: Ledger> Issuer<L> {
         let lease = ledger.acquire(number).await.map_err(IssueError::Ledger)?;
         let fits = state.next_offset() <= lease.next_offset;
         let state = if fits { state } else { State::new(0) };
-        Ok(Issuer { number, log, ledger, codes, throttle, state, lease, snapshots: snapshots.map(|s| (s, 0)) })
+        Ok(Issuer {
+            number,
+            log,
+            ledger,
+            codes,
+            throttle,
+            state,
+            lease,
+            snapshots: snapshots.map(|s| (s, 0)),
+        })
     }
 
     /// Writes until `stop` says so; then everything that was read is written.
@@ -191,7 +200,8 @@ impl<L: Ledger> Issuer<L> {
                 let time = Timestamp(record.timestamp);
                 self.state.apply_record(record.offset, time, record.key, record.value, &mut events);
                 for (index, event) in events.drain(..) {
-                    let change = self.change(index, event).filter(|_| record.offset >= self.lease.next_offset);
+                    let change =
+                        self.change(index, event).filter(|_| record.offset >= self.lease.next_offset);
                     changes.extend(change.map(|c| (record.offset, c)));
                 }
                 if changes.len() >= batch_limit {

@@ -138,7 +138,15 @@ struct Tree {
 
 impl Group {
     /// Adds a win; returns its index.
-    pub fn push(&mut self, campaign: &str, user: &str, partition: u32, offset: u64, time: i64, rank: u32) -> u32 {
+    pub fn push(
+        &mut self,
+        campaign: &str,
+        user: &str,
+        partition: u32,
+        offset: u64,
+        time: i64,
+        rank: u32,
+    ) -> u32 {
         use dibs_model::command::json_string;
         use std::io::Write;
         let out = &mut self.text;
@@ -146,11 +154,8 @@ impl Group {
         json_string(campaign, out);
         out.extend_from_slice(br#","user":"#);
         json_string(user, out);
-        write!(
-            out,
-            r#","partition":{partition},"offset":{offset},"timestamp":{time},"rank":{rank}}}"#
-        )
-        .expect("writing into memory");
+        write!(out, r#","partition":{partition},"offset":{offset},"timestamp":{time},"rank":{rank}}}"#)
+            .expect("writing into memory");
         self.ends.push(self.text.len() as u32);
         self.ends.len() as u32 - 1
     }

@@ -3,7 +3,11 @@
 use std::{path::PathBuf, sync::Arc};
 
 use anyhow::Context;
-use dibs_flow::{Codes, Secret, Signatory, audit::{Audit as Found, audit, check_receipts}, load_codes};
+use dibs_flow::{
+    Codes, Secret, Signatory,
+    audit::{Audit as Found, audit, check_receipts},
+    load_codes,
+};
 use dibs_ledger::{Ledger, SqliteLedger};
 use serde_json::json;
 
@@ -72,9 +76,10 @@ pub(crate) fn word(found: &serde_json::Value) -> String {
 
 fn offline(args: &Audit, folder: &std::path::Path) -> anyhow::Result<Found> {
     let store = data::open(folder)?;
-    let given = args.secret.as_deref().map(|hex| {
-        Secret::from_hex(hex).context("--secret must be 64 hexadecimal digits")
-    });
+    let given = args
+        .secret
+        .as_deref()
+        .map(|hex| Secret::from_hex(hex).context("--secret must be 64 hexadecimal digits"));
     let secret = data::secret(&store, given.transpose()?)?;
     let codes = Arc::new(Codes::new(secret.clone()));
     load_codes(&store, &codes)?;
@@ -88,7 +93,8 @@ fn offline(args: &Audit, folder: &std::path::Path) -> anyhow::Result<Found> {
         found
     })?;
     if let Some(file) = &args.receipts {
-        let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+        let text =
+            std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
         let key = Signatory::new(&secret).public_key();
         check_receipts(&store, text.lines(), &key, &mut found)?;
     }

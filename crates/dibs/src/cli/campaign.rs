@@ -113,7 +113,9 @@ impl Create {
 }
 
 pub(crate) fn campaign(command: &Campaign, server: &Server) -> anyhow::Result<()> {
-    let change = |id: &str, what: &str| server.post(&format!("/v1/campaigns/{}/{what}", segment(id)), None, &json!({}));
+    let change = |id: &str, what: &str| {
+        server.post(&format!("/v1/campaigns/{}/{what}", segment(id)), None, &json!({}))
+    };
     let shown = match command {
         Campaign::Create(create) => server.post("/v1/campaigns", None, &create.body())?,
         Campaign::List => return list(server),

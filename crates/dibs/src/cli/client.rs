@@ -7,7 +7,13 @@ use serde_json::Value;
 #[derive(clap::Args, Clone)]
 pub(crate) struct Server {
     /// Where the server is
-    #[arg(long, env = "DIBS_URL", value_name = "URL", default_value = "http://127.0.0.1:8080", global = true)]
+    #[arg(
+        long,
+        env = "DIBS_URL",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:8080",
+        global = true
+    )]
     pub(crate) url: String,
 
     /// The server's admin key
@@ -72,7 +78,10 @@ impl Server {
         }
     }
 
-    fn read(&self, response: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> anyhow::Result<Answer> {
+    fn read(
+        &self,
+        response: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+    ) -> anyhow::Result<Answer> {
         let mut response =
             response.with_context(|| format!("cannot reach {}: is `dibs serve` running?", self.url))?;
         let status = response.status().as_u16();

@@ -70,7 +70,8 @@ impl Drop for Running {
 }
 
 pub(crate) fn run(demo: &Demo) -> anyhow::Result<Outcome> {
-    let folder = tempfile::Builder::new().prefix("dibs-demo-").tempdir().context("cannot make a data folder")?;
+    let folder =
+        tempfile::Builder::new().prefix("dibs-demo-").tempdir().context("cannot make a data folder")?;
     let running = Running::start(folder.path())?;
     let server = Server { url: running.url.clone(), admin_key: None, json: false };
     if !demo.json {

@@ -27,9 +27,10 @@ pub(crate) struct Replay {
 
 pub(crate) fn run(replay: Replay) -> anyhow::Result<()> {
     let store = data::open(&replay.data)?;
-    let given = replay.secret.as_deref().map(|hex| {
-        Secret::from_hex(hex).context("--secret must be 64 hexadecimal digits")
-    });
+    let given = replay
+        .secret
+        .as_deref()
+        .map(|hex| Secret::from_hex(hex).context("--secret must be 64 hexadecimal digits"));
     let secret = data::secret(&store, given.transpose()?)?;
     let codes = Arc::new(Codes::new(secret));
     load_codes(&store, &codes)?;
@@ -44,12 +45,16 @@ pub(crate) fn run(replay: Replay) -> anyhow::Result<()> {
         let mut coupons = 0;
         for number in 0..partitions {
             if ledger.next_offset(number).await?.is_some_and(|next| next > 0) {
-                bail!("{} is not empty: replay builds a ledger anew and deletes nothing", replay.into.display());
+                bail!(
+                    "{} is not empty: replay builds a ledger anew and deletes nothing",
+                    replay.into.display()
+                );
             }
             let log = store.partition(CLAIMS_TOPIC, number).expect("the topic has this partition");
             let throttle = Arc::new(Throttle::new(None));
             let issuer =
-                Issuer::start(number, log, ledger.clone(), codes.clone(), throttle, State::new(0), None).await?;
+                Issuer::start(number, log, ledger.clone(), codes.clone(), throttle, State::new(0), None)
+                    .await?;
             coupons += issuer.run_to_end().await?;
         }
         println!("{coupons} coupons of {partitions} partitions written into {}", replay.into.display());

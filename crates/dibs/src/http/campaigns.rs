@@ -129,7 +129,10 @@ fn fifty() -> usize {
 }
 
 /// `GET /v1/campaigns`
-pub(crate) async fn list(State(app): State<Arc<App>>, Query(page): Query<Page>) -> Result<Json<Value>, Problem> {
+pub(crate) async fn list(
+    State(app): State<Arc<App>>,
+    Query(page): Query<Page>,
+) -> Result<Json<Value>, Problem> {
     if !(1..=1_000).contains(&page.limit) {
         return Err(Problem::invalid("limit must be 1 to 1000"));
     }
@@ -149,7 +152,10 @@ pub(crate) async fn list(State(app): State<Arc<App>>, Query(page): Query<Page>) 
 }
 
 /// `GET /v1/campaigns/{id}`
-pub(crate) async fn show(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<Value>, Problem> {
+pub(crate) async fn show(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, Problem> {
     shown(&app, &id).map(Json)
 }
 
@@ -211,7 +217,12 @@ pub(crate) async fn close(
     change(&app, &headers, &id, Command::Close).await
 }
 
-async fn change(app: &App, headers: &HeaderMap, id: &str, command: Command<'_>) -> Result<Json<Value>, Problem> {
+async fn change(
+    app: &App,
+    headers: &HeaderMap,
+    id: &str,
+    command: Command<'_>,
+) -> Result<Json<Value>, Problem> {
     app.admin(headers)?;
     if app.flow.partition(id).state().campaign(id).is_none() {
         return Err(Problem::unknown_campaign(id));

@@ -42,8 +42,9 @@ async fn try_claim(app: &App, id: &str, headers: &HeaderMap, body: &[u8]) -> Res
     let user = match app.users.user(headers)? {
         Some(user) => Cow::Owned(user),
         None => {
-            let body: Body<'_> = serde_json::from_slice(body)
-                .map_err(|e| Problem::invalid(format!(r#"the body must be JSON such as {{"user":"u-1"}}: {e}"#)))?;
+            let body: Body<'_> = serde_json::from_slice(body).map_err(|e| {
+                Problem::invalid(format!(r#"the body must be JSON such as {{"user":"u-1"}}: {e}"#))
+            })?;
             let user = body.user.ok_or_else(|| Problem::invalid("the body must name the user"))?;
             UserId::check(&user).map_err(Problem::invalid)?;
             user
@@ -63,7 +64,8 @@ async fn try_claim(app: &App, id: &str, headers: &HeaderMap, body: &[u8]) -> Res
             let campaign = state.campaign(id).expect("a decided campaign exists");
             let win = campaign.win_at(rank).expect("a decided win exists");
             let mut out = Vec::with_capacity(1_024);
-            WinView { verdict: "won", campaign, win, receipt: &receipt }.write(&app.flow, partition, &mut out);
+            WinView { verdict: "won", campaign, win, receipt: &receipt }
+                .write(&app.flow, partition, &mut out);
             drop(state);
             Ok(json(StatusCode::CREATED, out))
         }
@@ -169,8 +171,9 @@ fn which(body: &[u8]) -> Result<Option<u32>, Problem> {
     if body.is_empty() {
         return Ok(None);
     }
-    let which: Which = serde_json::from_slice(body)
-        .map_err(|e| Problem::invalid(format!(r#"the body must be empty or JSON such as {{"rank":17}}: {e}"#)))?;
+    let which: Which = serde_json::from_slice(body).map_err(|e| {
+        Problem::invalid(format!(r#"the body must be empty or JSON such as {{"rank":17}}: {e}"#))
+    })?;
     match which.rank {
         Some(0) => Err(Problem::invalid("ranks count from 1")),
         rank => Ok(rank),

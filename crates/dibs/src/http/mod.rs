@@ -62,8 +62,8 @@ impl App {
         let Some(key) = &self.admin_key else { return Ok(()) };
         let shown = user::bearer(headers).unwrap_or("");
         // Every byte is looked at, whatever the first difference: the time tells nothing about the key.
-        let same = shown.len() == key.len()
-            && shown.bytes().zip(key.bytes()).fold(0, |d, (a, b)| d | (a ^ b)) == 0;
+        let same =
+            shown.len() == key.len() && shown.bytes().zip(key.bytes()).fold(0, |d, (a, b)| d | (a ^ b)) == 0;
         if same { Ok(()) } else { Err(Problem::forbidden()) }
     }
 
@@ -84,14 +84,20 @@ impl App {
                 let _ = writeln!(text, "{name}{{partition=\"{}\"}} {}", p.number, value(p));
             }
         };
-        gauge("dibs_log_high_watermark", "Offset after the last durable record.", &|p| p.log().high_watermark());
+        gauge("dibs_log_high_watermark", "Offset after the last durable record.", &|p| {
+            p.log().high_watermark()
+        });
         gauge("dibs_decided_offset", "Offset after the last decided record.", &|p| p.state().next_offset());
-        gauge("dibs_issued_offset", "Offset up to which the ledger is written.", &|p| p.issuance.next_offset());
+        gauge("dibs_issued_offset", "Offset up to which the ledger is written.", &|p| {
+            p.issuance.next_offset()
+        });
         gauge("dibs_issue_lag_records", "Decided records that the issuer has not read.", &|p| {
             p.state().next_offset().saturating_sub(p.issuance.next_offset())
         });
         gauge("dibs_in_flight", "Commands appended and not decided.", &|p| p.in_flight());
-        gauge("dibs_issuer_fenced", "1 when another issuer has taken over.", &|p| p.issuance.is_fenced().into());
+        gauge("dibs_issuer_fenced", "1 when another issuer has taken over.", &|p| {
+            p.issuance.is_fenced().into()
+        });
         text
     }
 }

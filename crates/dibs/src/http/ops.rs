@@ -21,7 +21,8 @@ pub(crate) async fn ready(State(app): State<Arc<App>>) -> Result<&'static str, P
     if app.flow.is_ready() {
         return Ok("ready\n");
     }
-    Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", "The log is still being replayed").retry_after(1))
+    Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", "The log is still being replayed")
+        .retry_after(1))
 }
 
 /// `GET /metrics`
@@ -31,7 +32,9 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
 
 /// `GET /v1/keys`
 pub(crate) async fn keys(State(app): State<Arc<App>>) -> Json<Value> {
-    Json(json!({ "keys": [{ "use": "receipts", "algorithm": "Ed25519", "public_key": app.flow.signatory().public_key() }] }))
+    Json(
+        json!({ "keys": [{ "use": "receipts", "algorithm": "Ed25519", "public_key": app.flow.signatory().public_key() }] }),
+    )
 }
 
 /// `GET /v1/openapi.json`

@@ -41,7 +41,8 @@ impl Problem {
     }
 
     pub(crate) fn invalid(detail: impl ToString) -> Problem {
-        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request", "The request is not valid").detail(detail)
+        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request", "The request is not valid")
+            .detail(detail)
     }
 
     pub(crate) fn forbidden() -> Problem {

@@ -90,7 +90,11 @@ async fn connection(stream: TcpStream, app: Arc<App>, routes: Router, mut stop: 
     let _ = connection.await;
 }
 
-async fn answer(app: Arc<App>, routes: Router, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+async fn answer(
+    app: Arc<App>,
+    routes: Router,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
     if request.method() == Method::POST && claim_path(request.uri().path()).is_some() {
         return Ok(claim(&app, request).await.map(Either::Left));
     }

@@ -15,7 +15,7 @@ pub(crate) enum UserSource {
     /// `user` in the body (or the path).
     Body,
     /// A header of this name.
-    Header(hyper::header::HeaderName),
+    Header(header::HeaderName),
     /// `sub` of a JWT in `Authorization: Bearer`.
     Jwt(Verifier),
 }
@@ -35,7 +35,8 @@ impl UserSource {
                 Ok(Some(text.to_owned()))
             }
             UserSource::Jwt(verifier) => {
-                let token = bearer(headers).ok_or_else(|| unauthorized("send a JWT as Authorization: Bearer TOKEN"))?;
+                let token = bearer(headers)
+                    .ok_or_else(|| unauthorized("send a JWT as Authorization: Bearer TOKEN"))?;
                 verifier.subject(token).map(Some)
             }
         }
@@ -67,7 +68,8 @@ struct Claims {
 impl Verifier {
     /// Reads a key file: a JWKS (JSON), an RSA or Ed25519 public key (PEM), or else the raw secret of HS256.
     pub(crate) fn read(path: &Path) -> anyhow::Result<Verifier> {
-        let bytes = std::fs::read(path).with_context(|| format!("cannot read the JWT key {}", path.display()))?;
+        let bytes =
+            std::fs::read(path).with_context(|| format!("cannot read the JWT key {}", path.display()))?;
         let text = String::from_utf8_lossy(&bytes);
         let keys = if text.trim_start().starts_with('{') {
             Self::jwks(&text)?
@@ -91,7 +93,9 @@ impl Verifier {
         for jwk in &set.keys {
             let named = jwk.common.key_algorithm.map(|a| a.to_string());
             let algorithm = match (named.as_deref(), &jwk.algorithm) {
-                (Some(name), _) => name.parse().with_context(|| format!("the algorithm {name} is not supported"))?,
+                (Some(name), _) => {
+                    name.parse().with_context(|| format!("the algorithm {name} is not supported"))?
+                }
                 (None, jsonwebtoken::jwk::AlgorithmParameters::RSA(_)) => Algorithm::RS256,
                 (None, jsonwebtoken::jwk::AlgorithmParameters::OctetKeyPair(_)) => Algorithm::EdDSA,
                 (None, jsonwebtoken::jwk::AlgorithmParameters::OctetKey(_)) => Algorithm::HS256,
