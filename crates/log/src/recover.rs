@@ -156,35 +156,17 @@ impl Finder<'_> {
         report: &mut Recovery,
     ) -> Result<Found, ScanError> {
         let len = segment.log.len()?;
-        let (start, mut expected, mut indexer) = self.trusted(&segment, len)?;
-        let mut scanner = Scanner::new(&*segment.log, len, start);
-        let mut unproven = None;
-        let bad = loop {
-            let (position, header) = match scanner.next()? {
-                None => break None,
-                Some(Err(e)) => break Some(e.to_string()),
-                Some(Ok((position, header))) if header.base_offset != expected => {
-                    scanner.position = position;
-                    break Some(format!("a batch with offset {}", header.base_offset));
-                }
-                Some(Ok(batch)) => batch,
-            };
-            expected = header.next_offset();
-            if expected > self.recovery_point {
-                unproven.get_or_insert(position);
-            }
-            indexer.add(position, header.size() as u64, header.last_offset(), header.max_timestamp);
-            let entries = indexer.flush(&segment)?;
-            if expected <= self.recovery_point {
-                report.index_entries_rebuilt += entries;
-            }
-        };
-        let end = scanner.position;
+        let mut pass = self.pass(&segment, len, self.trusted(&segment, len)?)?;
+        if !pass.indexer.times_fit() {
+            // A time from nowhere would become the time of everything to come.
+            pass = self.pass(&segment, len, self.anew(&segment)?)?;
+        }
+        let Pass { start, position: end, offset, indexer, unproven, rebuilt, bad } = pass;
         report.segments_scanned += usize::from(start == 0 || unproven.is_some());
         report.bytes_scanned += end - start;
+        report.index_entries_rebuilt += rebuilt;
         if let Some(bad) = bad {
-            let tear = Tear { segment: &segment, position: end, offset: expected, len, bad };
-            self.cut(tear, next, report)?;
+            self.cut(Tear { segment: &segment, position: end, offset, len, bad }, next, report)?;
         }
         if next.is_none()
             && let Some(unproven) = unproven
@@ -192,7 +174,38 @@ impl Finder<'_> {
             write_anew(&segment, unproven.max(end.saturating_sub(GROUP_BYTES as u64)), end)?;
         }
         segment.publish(end, indexer.max_timestamp());
-        Ok(Found { segment, indexer, end: expected })
+        Ok(Found { segment, indexer, end: offset })
+    }
+
+    /// Reads a segment to its end or to a bad spot, and writes the index entries that are missing.
+    fn pass(&self, segment: &Segment, len: u64, from: (u64, Offset, Indexer)) -> io::Result<Pass> {
+        let (start, offset, indexer) = from;
+        let mut pass =
+            Pass { start, position: start, offset, indexer, unproven: None, rebuilt: 0, bad: None };
+        let mut scanner = Scanner::new(&*segment.log, len, start);
+        while let Some(batch) = scanner.next()? {
+            let (position, header) = match batch {
+                Ok((_, header)) if header.base_offset != pass.offset => {
+                    pass.bad = Some(format!("a batch with offset {}", header.base_offset));
+                    break;
+                }
+                Ok(batch) => batch,
+                Err(e) => {
+                    pass.bad = Some(e.to_string());
+                    break;
+                }
+            };
+            pass.offset = header.next_offset();
+            pass.position = scanner.position;
+            pass.indexer.add(position, header.size() as u64, header.last_offset(), header.max_timestamp);
+            let entries = pass.indexer.flush(segment)?;
+            if pass.offset > self.recovery_point {
+                pass.unproven.get_or_insert(position);
+            } else {
+                pass.rebuilt += entries;
+            }
+        }
+        Ok(pass)
     }
 
     /// Where a scan must begin, which offset is there, and the indexes so far. Only index entries of records
@@ -211,6 +224,10 @@ impl Finder<'_> {
                 return Ok((position, header.base_offset, Indexer::new(self.interval, Some(*time))));
             }
         }
+        self.anew(segment)
+    }
+
+    fn anew(&self, segment: &Segment) -> io::Result<(u64, Offset, Indexer)> {
         segment.offsets.keep(0)?;
         segment.times.keep(0)?;
         Ok((0, segment.base, Indexer::new(self.interval, None)))
@@ -230,7 +247,8 @@ impl Finder<'_> {
             if used - position > GROUP_BYTES as u64 {
                 return Err(tear.damage("more follows than is ever written at once").into());
             }
-            let mut rest = vec![0; (used - position) as usize];
+            // Zeros at the end may belong to a batch.
+            let mut rest = vec![0; (len - position).min(GROUP_BYTES as u64) as usize];
             let n = segment.log.read_at(&mut rest, position)?;
             rest.truncate(n);
             if let Some(later) = second_group(&rest, offset) {
@@ -259,6 +277,22 @@ impl Finder<'_> {
     fn io(&self, path: &str, source: io::Error) -> OpenError {
         OpenError::Io { folder: self.storage.describe(), path: path.to_owned(), source }
     }
+}
+
+/// How far reading a segment came.
+struct Pass {
+    start: u64,
+    /// Behind the last good batch.
+    position: u64,
+    /// The offset that belongs there.
+    offset: Offset,
+    indexer: Indexer,
+    /// Where the records from the recovery point on begin.
+    unproven: Option<u64>,
+    /// Index entries made for records before it.
+    rebuilt: usize,
+    /// What is wrong behind the last good batch, if that is not the end.
+    bad: Option<String>,
 }
 
 /// A spot where no batch is though bytes are.

@@ -193,6 +193,8 @@ pub(crate) struct Indexer {
     max: Option<TimeEntry>,
     /// The last time entry made.
     last: Option<TimeEntry>,
+    /// Largest timestamp among the batches taken, in ms.
+    seen: i64,
     offsets: Vec<OffsetEntry>,
     times: Vec<TimeEntry>,
 }
@@ -201,11 +203,20 @@ impl Indexer {
     /// For a segment whose last time entry is `last`; the next batch is the first one, or the one of the last
     /// offset entry.
     pub(crate) fn new(interval: u64, last: Option<TimeEntry>) -> Self {
-        Indexer { interval, since: 0, max: last, last, offsets: Vec::new(), times: Vec::new() }
+        Indexer {
+            interval,
+            since: 0,
+            max: last,
+            last,
+            seen: i64::MIN,
+            offsets: Vec::new(),
+            times: Vec::new(),
+        }
     }
 
     /// Takes a batch that begins at `position`.
     pub(crate) fn add(&mut self, position: u64, size: u64, last_offset: Offset, timestamp: i64) {
+        self.seen = self.seen.max(timestamp);
         if self.max.is_none_or(|max| timestamp > max.timestamp) {
             self.max = Some(TimeEntry { timestamp, offset: last_offset });
         }
@@ -240,6 +251,12 @@ impl Indexer {
     pub(crate) fn finish(&mut self, segment: &Segment) -> io::Result<()> {
         self.time_entry();
         self.flush(segment).map(drop)
+    }
+
+    /// Whether the time entry that this began with is one of the batches': time only grows, so the last batches
+    /// have the largest.
+    pub(crate) fn times_fit(&self) -> bool {
+        self.max_timestamp() == self.seen
     }
 
     /// Largest timestamp so far, in ms.
