@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use dibs_model::{Offset, Partition, Rank, Timestamp};
 
-use crate::error::Poison;
+use crate::{WINDOW_OFFSETS, error::Poison};
 
 /// The right to write a partition, until somebody else acquires it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,7 +164,20 @@ impl Counts {
     }
 }
 
+/// The largest `to` of a batch: with the end of its window it still fits the signed numbers of databases and of
+/// Kafka.
+pub const MAX_OFFSET: Offset = i64::MAX as u64 - WINDOW_OFFSETS;
+
 impl LedgerBatch {
+    /// Checks that the batch goes forward, and not beyond [`MAX_OFFSET`].
+    pub fn check_range(&self) -> Result<(), Poison> {
+        if self.from <= self.to && self.to <= MAX_OFFSET {
+            Ok(())
+        } else {
+            Err(Poison::Malformed("the batch does not go forward"))
+        }
+    }
+
     /// Checks what must hold of the change at `index`, whatever the database holds: its offset is in range and
     /// not below the one before, and it belongs to this partition.
     pub fn check(&self, index: usize) -> Result<(), Poison> {

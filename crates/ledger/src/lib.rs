@@ -40,7 +40,9 @@ use std::future::Future;
 use dibs_model::{Offset, Partition, Rank};
 
 pub use audit::{WINDOW_OFFSETS, Window, coupon_hash, window_start};
-pub use change::{Campaign, CampaignState, Change, Counts, Coupon, CouponStatus, Lease, LedgerBatch};
+pub use change::{
+    Campaign, CampaignState, Change, Counts, Coupon, CouponStatus, Lease, LedgerBatch, MAX_OFFSET,
+};
 pub use error::{LedgerError, OpenError, Poison, Position, TransientCause};
 pub use outbox::{EventKind, OutboxRow, event_id};
 pub use sqlite::SqliteLedger;

@@ -79,6 +79,23 @@ impl SqliteLedger {
         })
     }
 
+    /// Lets the file grow to about that many bytes and no further (the write-ahead log comes on top). A batch
+    /// that would go beyond is answered with [`TransientCause::DiskFull`](crate::TransientCause::DiskFull).
+    /// Holds until the ledger is closed.
+    ///
+    /// # Errors
+    ///
+    /// As every call.
+    pub async fn limit_bytes(&self, bytes: u64) -> Result<(), LedgerError> {
+        // SQLite counts pages, in 32 bits.
+        let set = move |db: &mut Connection| {
+            let page: u64 = db.query_row("PRAGMA page_size", [], |row| row.get(0))?;
+            let pages = (bytes / page).clamp(1, u64::from(u32::MAX - 1));
+            db.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))
+        };
+        self.writer.run(move |db| set(db).map_err(sql_error)).await
+    }
+
     /// A ledger that is gone when it is closed. For tests and for trying things out.
     ///
     /// # Errors
@@ -185,5 +202,24 @@ impl Ledger for SqliteLedger {
         // The reader first: the last connection to close copies the write-ahead log into the database.
         self.reader.close().await;
         self.writer.close().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The settings that a durable commit rests on; a kill does not show their absence.
+    #[tokio::test]
+    async fn commits_are_synced() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = SqliteLedger::open(dir.path().join("ledger.db")).unwrap();
+        let settings = |db: &mut Connection| {
+            let journal: String = db.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
+            let synchronous: i64 = db.query_row("PRAGMA synchronous", [], |row| row.get(0))?;
+            Ok((journal, synchronous))
+        };
+        let found = ledger.writer.run(move |db| settings(db).map_err(sql_error)).await.unwrap();
+        assert_eq!(found, ("wal".into(), 2), "2 is FULL");
     }
 }

@@ -1,4 +1,5 @@
 -- Column names are chosen so that no database (SQLite, PostgreSQL, MySQL) needs them quoted.
+-- The check of a status is spelled with OR because SQLite builds a table for an IN of three, for every row.
 -- Times are milliseconds since the Unix epoch, by the log's clock.
 
 CREATE TABLE campaigns (
@@ -25,7 +26,7 @@ CREATE TABLE coupons (
     rank_no       INTEGER NOT NULL,
     user_id       TEXT    NOT NULL,
     code          TEXT,                -- NULL: an imported code that has not come yet
-    status        TEXT    NOT NULL CHECK (status IN ('issued', 'redeemed', 'cancelled')),
+    status        TEXT    NOT NULL CHECK (status = 'issued' OR status = 'redeemed' OR status = 'cancelled'),
     log_partition INTEGER NOT NULL,
     log_offset    INTEGER NOT NULL,    -- of the claim
     claimed_at    INTEGER NOT NULL,

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use dibs_model::{Offset, Partition, Rank, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Params, Result, Row, params, types::Type};
 
-use crate::{
-    Campaign, CampaignState, Counts, Coupon, CouponStatus, OutboxRow, Window, audit::WINDOW_OFFSETS, outbox,
-};
+use crate::{Campaign, CampaignState, Counts, Coupon, CouponStatus, OutboxRow, Window, outbox};
 
 /// The columns of a coupon, in the order in which [`coupon`] reads them.
 pub(super) const COUPON: &str = "campaign_id, rank_no, user_id, code, status, log_partition, log_offset, \
@@ -147,9 +145,4 @@ fn named<T>(row: &Row<'_>, column: usize, from_name: fn(&str) -> Option<T>) -> R
 /// Offsets in the database are signed; a bound beyond them is as good as the highest.
 fn clamp(offset: Offset) -> i64 {
     i64::try_from(offset).unwrap_or(i64::MAX)
-}
-
-/// A window's row has its end spelled out for people; it is always this.
-pub(super) fn window_end(from: Offset) -> Offset {
-    from.saturating_add(WINDOW_OFFSETS)
 }

@@ -12,7 +12,7 @@ use rusqlite::{
 use super::{faults::sql_error, read};
 use crate::{
     Campaign, Change, Coupon, CouponStatus, EventKind, Lease, LedgerBatch, LedgerError, Poison, Position,
-    audit::window_start,
+    audit::{WINDOW_OFFSETS, window_start},
     outbox::{AGGREGATE_TYPE, id_range, write_aggregate_id, write_event_id, write_payload},
 };
 
@@ -81,11 +81,7 @@ fn check_fence(tx: &Transaction<'_>, batch: &LedgerBatch) -> Result<(), LedgerEr
     if held != expected || held.epoch == 0 {
         return Err(LedgerError::Fenced { partition: batch.partition, expected, held });
     }
-    if batch.to < batch.from || i64::try_from(batch.to).is_err() {
-        let reason = Poison::Malformed("the batch does not go forward");
-        return Err(LedgerError::Permanent { offset: batch.from, reason });
-    }
-    Ok(())
+    batch.check_range().map_err(|reason| LedgerError::Permanent { offset: batch.from, reason })
 }
 
 fn advance(tx: &Transaction<'_>, batch: &LedgerBatch) -> Result<()> {
@@ -130,7 +126,7 @@ fn write_sums(tx: &Transaction<'_>, partition: Partition, sums: &Sums) -> Result
         // Added here and not in SQL: SQLite turns a sum that overflows into a float, others into an error.
         let old: Option<i64> = old.query_row(params![partition, from], |row| row.get(0)).optional()?;
         let sum = old.unwrap_or(0).wrapping_add(hash.cast_signed());
-        new.execute(params![partition, from, read::window_end(*from), coupons, sum])?;
+        new.execute(params![partition, from, from + WINDOW_OFFSETS, coupons, sum])?;
     }
     let mut add = tx.prepare_cached(
         "INSERT INTO campaign_counts (campaign_id, issued, redeemed, cancelled) VALUES (?1, ?2, ?3, ?4) \
