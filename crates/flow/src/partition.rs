@@ -119,31 +119,38 @@ impl Partition {
 
     /// One user's claim: gate, log, verdict.
     pub async fn claim(&self, campaign: &str, user: &str, key: &str) -> Result<Claimed, Unanswered> {
-        let deadline = Instant::now() + self.hold_limit;
-        loop {
-            let moved = self.moved.notified();
-            let mut moved = std::pin::pin!(moved);
-            // Registered before the gate looks, so that no move between the two is missed.
-            moved.as_mut().enable();
-            match self.peek(campaign, user, key) {
-                Gate::Refuse(verdict) => {
-                    self.counters.refused(verdict);
-                    return Ok(Claimed::Refused(verdict));
-                }
-                Gate::Admit => break,
-                Gate::Hold => {
-                    self.counters.held.increment(1);
-                    if tokio::time::timeout_at(deadline, moved).await.is_err() {
-                        return Err(Unanswered::Overloaded);
-                    }
-                }
-            }
+        if let Some(verdict) = self.admit(campaign, user, key).await? {
+            self.counters.refused(verdict);
+            return Ok(Claimed::Refused(verdict));
         }
         let waiter = {
             let mut intake = self.intake();
             SCRATCH.with_borrow_mut(|s| intake.claim(&self.log, s, &campaign.into(), user, key))
         }?;
         waiter.await.unwrap_or(Err(Unanswered::Unknown)).map(Claimed::Answered)
+    }
+
+    /// Waits at the gate until it knows the verdict, or admits the claim (`None`).
+    async fn admit(&self, campaign: &str, user: &str, key: &str) -> Result<Option<Verdict>, Unanswered> {
+        match self.peek(campaign, user, key) {
+            Gate::Refuse(verdict) => return Ok(Some(verdict)),
+            Gate::Admit => return Ok(None),
+            Gate::Hold => self.counters.held.increment(1),
+        }
+        let deadline = Instant::now() + self.hold_limit;
+        loop {
+            let mut moved = std::pin::pin!(self.moved.notified());
+            // Registered before the gate looks again, so that no move between the two is missed.
+            moved.as_mut().enable();
+            match self.peek(campaign, user, key) {
+                Gate::Refuse(verdict) => return Ok(Some(verdict)),
+                Gate::Admit => return Ok(None),
+                Gate::Hold if tokio::time::timeout_at(deadline, moved).await.is_err() => {
+                    return Err(Unanswered::Overloaded);
+                }
+                Gate::Hold => {}
+            }
+        }
     }
 
     /// Any other command: log, verdict.

@@ -1,6 +1,9 @@
 //! Claims: the hot path, and what becomes of a claim afterwards.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{
+    borrow::Cow,
+    sync::{Arc, LazyLock},
+};
 
 use axum::{
     extract::{Path, State},
@@ -88,7 +91,7 @@ fn refused(app: &App, id: &str, user: &str, verdict: Verdict) -> Plain {
             let response = hyper::Response::builder()
                 .status(StatusCode::CONFLICT)
                 .header(header::CONTENT_TYPE, header::HeaderValue::from_static("application/problem+json"));
-            response.body(Full::new(app.sold_out.clone())).expect("a valid response")
+            response.body(Full::new(Bytes::from_static(&SOLD_OUT))).expect("a valid response")
         }
         Verdict::NotOpen => {
             let mut problem = Problem::verdict(verdict);
@@ -116,22 +119,8 @@ pub(crate) fn json(status: StatusCode, body: Vec<u8>) -> Plain {
     response.body(Full::new(body.into())).expect("a valid response")
 }
 
-/// The body of a sold-out answer.
-pub(crate) fn sold_out() -> Bytes {
-    use http_body_util::BodyExt;
-    let body = Problem::verdict(Verdict::SoldOut).response().into_body();
-    // A `Full` body is ready at once.
-    let collected = futures_now(body.collect()).expect("a full body is ready");
-    collected.expect("a full body cannot fail").to_bytes()
-}
-
-fn futures_now<F: Future>(future: F) -> Option<F::Output> {
-    let mut future = std::pin::pin!(future);
-    match future.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
-        std::task::Poll::Ready(output) => Some(output),
-        std::task::Poll::Pending => None,
-    }
-}
+/// The body of a sold-out answer. Static, so that no two cores count references to it.
+static SOLD_OUT: LazyLock<Vec<u8>> = LazyLock::new(|| Problem::verdict(Verdict::SoldOut).body());
 
 /// `Idempotency-Key`, empty without one.
 pub(crate) fn request_key(headers: &HeaderMap) -> Result<&str, Problem> {

@@ -17,7 +17,6 @@ use axum::{
     http::HeaderMap,
     routing::{get, post},
 };
-use bytes::Bytes;
 use dibs_flow::Flow;
 use dibs_ledger::SqliteLedger;
 use hyper::StatusCode;
@@ -40,8 +39,6 @@ pub(crate) struct App {
     pub(crate) users: UserSource,
     admin_key: Option<String>,
     metrics: PrometheusHandle,
-    /// The body of the answer that a rush consists of.
-    sold_out: Bytes,
     stop: watch::Receiver<bool>,
 }
 
@@ -54,7 +51,7 @@ impl App {
         metrics: PrometheusHandle,
         stop: watch::Receiver<bool>,
     ) -> App {
-        App { flow, ledger, users, admin_key, metrics, sold_out: claims::sold_out(), stop }
+        App { flow, ledger, users, admin_key, metrics, stop }
     }
 
     /// Refuses whoever does not show the admin key, if there is one.

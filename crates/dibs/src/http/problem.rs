@@ -77,8 +77,8 @@ impl Problem {
         if verdict == Verdict::Paused { problem.retry_after(1) } else { problem }
     }
 
-    /// The problem as HTTP.
-    pub(crate) fn response(self) -> Response<Full<Bytes>> {
+    /// The problem as JSON.
+    pub(crate) fn body(self) -> Vec<u8> {
         let mut body = json!({
             "type": format!("urn:dibs:problem:{}", self.name),
             "title": self.title,
@@ -89,6 +89,11 @@ impl Problem {
             members.insert("detail".into(), detail.into());
         }
         members.extend(self.more);
+        body.to_string().into_bytes()
+    }
+
+    /// The problem as HTTP.
+    pub(crate) fn response(self) -> Response<Full<Bytes>> {
         let mut response =
             Response::builder().status(self.status).header(header::CONTENT_TYPE, "application/problem+json");
         if let Some(seconds) = self.retry_after {
@@ -97,7 +102,7 @@ impl Problem {
         if self.status == StatusCode::UNAUTHORIZED {
             response = response.header(header::WWW_AUTHENTICATE, "Bearer");
         }
-        response.body(Full::new(body.to_string().into())).expect("a valid response")
+        response.body(Full::new(self.body().into())).expect("a valid response")
     }
 }
 

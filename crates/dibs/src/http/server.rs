@@ -1,6 +1,13 @@
 //! The accept loop: connections, their limits, and a graceful end.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::Router;
 use bytes::Bytes;
@@ -8,7 +15,7 @@ use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
 use hyper::{
     Method, Request, Response, StatusCode, body::Incoming, server::conn::http1, service::service_fn,
 };
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
@@ -18,8 +25,10 @@ use tower::ServiceExt;
 
 use super::{App, BODY_BYTES, claims, problem::Problem, router};
 
-/// A client must send its request line and headers within this time, and its next request too.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// A connection is looked at so often; one on which no request was begun since the last look is closed. So a
+/// client must send its request line and headers within twice this time, and its next request too. One timer
+/// for each look and not one for each request: setting a timer costs a twentieth of a refused claim.
+const IDLE_LOOK: Duration = Duration::from_secs(15);
 /// A client must send the rest of a claim within this time.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections still busy so long after the server was asked to stop are cut.
@@ -70,36 +79,64 @@ pub(crate) async fn serve(
     }
 }
 
+/// What the requests of one connection share. Counted by connection, because counters that all cores share cost
+/// more than what they guard.
+struct Connection {
+    app: Arc<App>,
+    routes: Router,
+    /// Requests begun and not answered.
+    busy: AtomicU32,
+    /// Requests begun.
+    begun: AtomicU32,
+}
+
 async fn connection(stream: TcpStream, app: Arc<App>, routes: Router, mut stop: watch::Receiver<bool>) {
     // Answers are small and whole: waiting to fill a packet would only delay them.
     let _ = stream.set_nodelay(true);
-    let service = service_fn(move |request| answer(app.clone(), routes.clone(), request));
+    let shared = Arc::new(Connection { app, routes, busy: AtomicU32::new(0), begun: AtomicU32::new(0) });
+    let requests = shared.clone();
+    let service = service_fn(move |request| answer(requests.clone(), request));
     let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(16 * 1024)
         .pipeline_flush(true)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
+    let idle = async {
+        let mut seen = None;
+        loop {
+            let begun = shared.begun.load(Ordering::Relaxed);
+            if seen == Some(begun) && shared.busy.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+            seen = Some(begun);
+            tokio::time::sleep(IDLE_LOOK).await;
+        }
+    };
     tokio::select! {
+        biased;
         // A broken connection is the client's affair.
         _ = connection.as_mut() => return,
         _ = stop.wait_for(|s| *s) => {}
+        () = idle => return,
     }
     connection.as_mut().graceful_shutdown();
     let _ = connection.await;
 }
 
 async fn answer(
-    app: Arc<App>,
-    routes: Router,
+    connection: Arc<Connection>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
-    if request.method() == Method::POST && claim_path(request.uri().path()).is_some() {
-        return Ok(claim(&app, request).await.map(Either::Left));
-    }
-    let response = routes.oneshot(request.map(axum::body::Body::new)).await?;
-    Ok(response.map(Either::Right))
+    connection.begun.fetch_add(1, Ordering::Relaxed);
+    connection.busy.fetch_add(1, Ordering::Relaxed);
+    let answer = if request.method() == Method::POST && claim_path(request.uri().path()).is_some() {
+        Ok(claim(&connection.app, request).await.map(Either::Left))
+    } else {
+        let request = request.map(axum::body::Body::new);
+        connection.routes.clone().oneshot(request).await.map(|r| r.map(Either::Right))
+    };
+    connection.busy.fetch_sub(1, Ordering::Relaxed);
+    answer
 }
 
 /// The campaign of `/v1/campaigns/{id}/claims`, still percent-encoded: a valid id needs no encoding.
