@@ -237,6 +237,21 @@ fn damage_inside_the_log_is_an_error_that_names_the_place() {
 }
 
 #[test]
+fn more_than_one_group_is_never_cut() {
+    let storage = filled(3, StoreConfig::default());
+    storage.crash();
+    let file = storage.open(LOG, false).unwrap();
+    let end = file.len().unwrap();
+    file.write_at(&vec![0x55; GROUP_BYTES + 1], end).unwrap();
+    let found = damage(&storage);
+    assert_eq!((found.position, found.offset), (end, 3));
+    assert!(found.what.contains("more follows than is ever written at once"), "{found}");
+    file.set_len(end + GROUP_BYTES as u64).unwrap();
+    let (store, log) = open(&storage, StoreConfig::default());
+    assert_eq!((log.high_watermark(), store.recovery()[0].bytes_truncated), (3, GROUP_BYTES as u64));
+}
+
+#[test]
 fn records_and_segments_that_are_gone_are_missed() {
     let config = || StoreConfig { segment_bytes: 400, ..StoreConfig::default() };
     let opened = || {
@@ -423,6 +438,7 @@ fn topics_come_and_go() {
     assert!(matches!(store.create_topic("a-1", 2), Err(TopicError::Exists { partitions: 3, .. })));
     assert!(matches!(store.create_topic("b", 0), Err(TopicError::Partitions(0))));
     store.add_partitions("a-1", 5).unwrap();
+    (0..5).for_each(|i| assert_eq!(store.partition("a-1", i).unwrap().partition(), i));
     assert!(matches!(store.add_partitions("no", 5), Err(TopicError::Unknown(_))));
     assert!(store.partition("a-1", 5).is_none() && store.partition("x", 0).is_none());
     log.append(None, Some(b"v")).unwrap();
