@@ -32,6 +32,9 @@ const BATCH_CHANGES: usize = 5_000;
 const SNAPSHOT_BYTES: u64 = 256 * 1024 * 1024;
 /// Waits between tries when the ledger is busy or away.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(5));
+/// Between two ledger transactions of an issuer that keeps up. A transaction costs two syncs however many coupons
+/// it has; waiting a little makes few of many, and nobody waits for a coupon row as for a verdict.
+const PACE: Duration = Duration::from_millis(50);
 /// A rate-limited issuer writes about so many times a second.
 const WRITES_PER_SECOND: u64 = 10;
 
@@ -152,17 +155,25 @@ impl<L: Ledger> Issuer<L> {
     pub async fn run(mut self, partition: &Partition, stop: &Notify) -> Result<(), IssueError> {
         let issuance = &partition.issuance;
         self.seed_counts(issuance).await?;
+        let mut paced = Instant::now();
         loop {
             if self.state.next_offset() >= self.log.high_watermark() {
-                let more = self.log.committed(self.state.next_offset());
+                let more = async {
+                    self.log.committed(self.state.next_offset()).await;
+                    tokio::time::sleep_until(paced).await;
+                };
                 tokio::select! {
                     () = more => {}
                     () = stop.notified() => {
+                        while self.state.next_offset() < self.log.high_watermark() {
+                            self.step(Some(partition)).await?;
+                        }
                         self.snapshot(0);
                         return Ok(());
                     }
                 }
             }
+            paced = Instant::now() + PACE;
             let written = self.step(Some(partition)).await;
             if let Err(IssueError::Replaced(_)) = written {
                 issuance.fenced.store(true, Ordering::Release);
