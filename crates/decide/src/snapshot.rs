@@ -189,7 +189,10 @@ impl<'a> Reader<'a> {
 
     fn winners(&mut self, seed: u64) -> Option<Winners> {
         let mut winners = Winners::new(seed);
-        for _ in 0..self.u64()? {
+        let wins = self.u64()?;
+        // A win takes more than 20 bytes here: a number that cannot be true reserves no memory.
+        winners.reserve((wins as usize).min(self.0.len() / 20));
+        for _ in 0..wins {
             let fate = (Status::from_byte(self.byte()?)?, self.byte()? == 1);
             let claim = (self.u64()?, self.time()?);
             let decided = self.u64()?;

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use core::hash::{BuildHasher, Hasher};
 
 use dibs_model::{Offset, Rank, Timestamp};
-use hashbrown::HashTable;
+use hashbrown::{HashTable, hash_table::Entry};
 
 /// What has become of a win.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +68,7 @@ pub struct Win<'a> {
     pub issued: bool,
 }
 
-/// 40 bytes beside the id; with its share of `by_user` (at most 5 × 16/7 bytes) a winner stays below the
+/// 40 bytes beside the id; with its share of `by_user` (at most 9 × 16/7 bytes) a winner stays below the
 /// 64 bytes that the design allows it.
 struct Slot {
     /// Start of the user id in `arena`; the request key follows it.
@@ -86,13 +86,21 @@ struct Slot {
 
 const _: () = assert!(size_of::<Slot>() <= 40);
 
+/// A user's latest win: its index in `slots`, and the hash of the user, so that neither a growing table nor a
+/// search that meets other users has to fetch their ids from memory.
+#[derive(Clone, Copy)]
+struct Latest {
+    hash: u32,
+    index: u32,
+}
+
 /// Winners by rank and by user. Never shrinks: a rank once given stays given.
 pub(crate) struct Winners {
     /// The win of rank `r` is at `r - 1`: ranks are contiguous from 1 by construction.
     slots: Vec<Slot>,
     arena: Vec<u8>,
-    /// The latest win of each user, as an index into `slots`. Never iterated.
-    by_user: HashTable<u32>,
+    /// The latest win of each user. Never iterated.
+    by_user: HashTable<Latest>,
     hasher: foldhash::quality::FixedState,
     /// Wins that still take up a unit.
     live: u64,
@@ -135,10 +143,17 @@ impl Winners {
         self.slots.get(index as usize).map(|_| self.win(index))
     }
 
+    /// Makes room for this many more winners at once.
+    pub(crate) fn reserve(&mut self, wins: usize) {
+        self.slots.reserve(wins);
+        self.by_user.reserve(wins, |l| spread(l.hash));
+    }
+
     /// The user's wins, latest first.
     pub(crate) fn of_user<'a>(&'a self, user: &str) -> impl Iterator<Item = Win<'a>> + use<'a> {
         let hash = self.hash(user.as_bytes());
-        let first = self.by_user.find(hash, |i| self.user(*i) == user.as_bytes()).copied();
+        let same = |l: &Latest| l.hash == hash && self.user(l.index) == user.as_bytes();
+        let first = self.by_user.find(spread(hash), same).map(|l| l.index);
         let previous = |i: &u32| self.slots[*i as usize].previous.checked_sub(1);
         core::iter::successors(first, previous).map(|i| self.win(i))
     }
@@ -157,21 +172,14 @@ impl Winners {
         let text = self.arena.len() as u64;
         self.arena.extend_from_slice(user.as_bytes());
         self.arena.extend_from_slice(key.as_bytes());
-        let (slots, arena, hasher) = (&self.slots, &self.arena, &self.hasher);
-        let user_at = |i: &u32| slot_user(&slots[*i as usize], arena);
-        let entry = self.by_user.entry(
-            hash,
-            |i| user_at(i) == user.as_bytes(),
-            |i| {
-                let mut h = hasher.build_hasher();
-                h.write(user_at(i));
-                h.finish()
-            },
-        );
-        let previous = match entry {
-            hashbrown::hash_table::Entry::Occupied(mut e) => core::mem::replace(e.get_mut(), index) + 1,
-            hashbrown::hash_table::Entry::Vacant(e) => {
-                e.insert(index);
+        let (slots, arena) = (&self.slots, &self.arena);
+        let same =
+            |l: &Latest| l.hash == hash && slot_user(&slots[l.index as usize], arena) == user.as_bytes();
+        let latest = Latest { hash, index };
+        let previous = match self.by_user.entry(spread(hash), same, |l| spread(l.hash)) {
+            Entry::Occupied(mut entry) => core::mem::replace(entry.get_mut(), latest).index + 1,
+            Entry::Vacant(entry) => {
+                entry.insert(latest);
                 0
             }
         };
@@ -221,11 +229,17 @@ impl Winners {
         slot_user(&self.slots[index as usize], &self.arena)
     }
 
-    fn hash(&self, user: &[u8]) -> u64 {
+    fn hash(&self, user: &[u8]) -> u32 {
         let mut h = self.hasher.build_hasher();
         h.write(user);
-        h.finish()
+        h.finish() as u32
     }
+}
+
+/// The table takes its buckets from the low bits of a hash and its tags from the high ones: spreads 32 bits over
+/// 64 (Fibonacci hashing).
+fn spread(hash: u32) -> u64 {
+    u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32)
 }
 
 fn slot_user<'a>(slot: &Slot, arena: &'a [u8]) -> &'a [u8] {

@@ -32,7 +32,8 @@ pub const SKEW_MS: i64 = 1_000;
 // A winner's index is a u32 in the decider's table, and a rank never exceeds stock plus releases.
 const _: () = assert!(STOCK < u32::MAX as u64 / 2);
 // A length byte holds the length of a user id or a request key.
-const _: () = assert!(USER_ID_BYTES <= u8::MAX as usize && REQUEST_KEY_BYTES <= u8::MAX as usize);
+const _: () = assert!(USER_ID_BYTES <= u8::MAX as usize);
+const _: () = assert!(REQUEST_KEY_BYTES <= u8::MAX as usize);
 // The longest command (a create, all its text escaped as \u00XX) fits a log value.
 const _: () = assert!(6 * (TITLE_BYTES + CODE_BYTES) + 512 < COMMAND_BYTES);
 // The same for a claim and for a redeem.
