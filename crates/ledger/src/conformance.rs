@@ -37,6 +37,7 @@ macro_rules! conformance_tests {
             a_wrong_offset_changes_nothing
             a_batch_that_landed_is_fenced
             poison_takes_the_whole_batch_back
+            one_among_many_is_found
             ranks_and_claims_are_unique
             a_coupon_lives_and_tells
             windows_match_their_rows

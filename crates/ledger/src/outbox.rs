@@ -8,15 +8,12 @@ use serde::Serialize;
 
 use crate::{Change, Coupon};
 
-/// The `aggregatetype` of every row.
-pub const AGGREGATE_TYPE: &str = "coupon";
-
 /// One event, as it stands in the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutboxRow {
     /// An [`event_id`]: the same again when the ledger is rebuilt, so that a consumer can drop repetitions.
     pub id: Box<str>,
-    /// Says which topic.
+    /// Says which topic: always `coupon`.
     pub aggregatetype: Box<str>,
     /// The record's key: events of one aggregate stay in order. `campaign/rank`.
     pub aggregateid: Box<str>,

@@ -119,6 +119,8 @@ impl SqliteLedger {
 fn connect(path: &Path, how: OpenFlags) -> rusqlite::Result<Connection> {
     // No mutex: each connection is used by one thread. No URI: a path is a path.
     let db = Connection::open_with_flags(path, how | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    // All that one connection ever runs.
+    db.set_prepared_statement_cache_capacity(32);
     db.busy_timeout(std::time::Duration::from_millis(u64::from(BUSY_MS)))?;
     Ok(db)
 }

@@ -168,6 +168,47 @@ pub async fn poison_takes_the_whole_batch_back<D: Database>(database: &D) {
     ledger.close().await;
 }
 
+/// One coupon that cannot be written among many that can is found, wherever it stands; and many at once make the
+/// same rows as one by one.
+pub async fn one_among_many_is_found<D: Database>(database: &D) {
+    const COUPONS: u64 = 230;
+    let ledger = database.open().await;
+    let lease = ledger.acquire(0).await.unwrap();
+    let good: Vec<_> = (0..COUPONS).map(|o| issued("summer", o as Rank + 1, 0, o)).collect();
+    for bad in [1, 49, 50, 75, 199, 229] {
+        let mut changes = good.clone();
+        changes[bad as usize] = issued("summer", 1, 0, bad);
+        let duplicate = ledger.commit(&batch(lease, 0, COUPONS, changes.clone())).await;
+        assert!(
+            matches!(duplicate, Err(LedgerError::Permanent { offset, reason: Poison::Duplicate(_) }) if offset == bad),
+            "{bad}: {duplicate:?}"
+        );
+        changes[bad as usize] = (bad, Change::Issued(coupon("summer", 999, 0, bad + 1)));
+        let malformed = ledger.commit(&batch(lease, 0, COUPONS, changes)).await;
+        assert!(
+            matches!(malformed, Err(LedgerError::Permanent { offset, reason: Poison::Malformed(_) }) if offset == bad),
+            "{bad}: {malformed:?}"
+        );
+        assert_eq!(ledger.counts("summer").await.unwrap(), Counts::default());
+    }
+    ledger.commit(&batch(lease, 0, COUPONS, good.clone())).await.unwrap();
+    // The same in another partition, one by one.
+    let lease = ledger.acquire(1).await.unwrap();
+    for o in 0..COUPONS {
+        let one = issued("winter", o as Rank + 1, 1, o);
+        ledger.commit(&batch(lease, o, o + 1, vec![one])).await.unwrap();
+    }
+    let (many, single) = (dump(&ledger, &[0]).await, dump(&ledger, &[1]).await);
+    let rows: Vec<_> = many.coupons.iter().map(|row| (row.offset, Change::Issued(row.clone()))).collect();
+    assert_eq!(rows, good);
+    assert_eq!(many.windows, many.rehashed());
+    assert_eq!(single.windows, single.rehashed());
+    let ids = |dump: &Dump| dump.outbox.iter().map(|row| row.id[9..].to_owned()).collect::<Vec<_>>();
+    assert_eq!(ids(&many), ids(&single));
+    assert_eq!(ledger.counts("summer").await.unwrap(), ledger.counts("winter").await.unwrap());
+    ledger.close().await;
+}
+
 /// A rank never becomes two rows, nor does a claim: within a batch, across batches, across partitions.
 pub async fn ranks_and_claims_are_unique<D: Database>(database: &D) {
     let ledger = database.open().await;

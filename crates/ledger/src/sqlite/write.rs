@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use dibs_model::{Offset, Partition, Rank, Timestamp};
 use rusqlite::{
-    CachedStatement, Connection, ErrorCode, OptionalExtension, Result, ToSql, Transaction,
+    CachedStatement, Connection, ErrorCode, OptionalExtension, Result, Statement, ToSql, Transaction,
     TransactionBehavior, params,
     types::{ToSqlOutput, ValueRef},
 };
@@ -13,7 +13,7 @@ use super::{faults::sql_error, read};
 use crate::{
     Campaign, Change, Coupon, CouponStatus, EventKind, Lease, LedgerBatch, LedgerError, Poison, Position,
     audit::{WINDOW_OFFSETS, window_start},
-    outbox::{AGGREGATE_TYPE, id_range, write_aggregate_id, write_event_id, write_payload},
+    outbox::{id_range, write_aggregate_id, write_event_id, write_payload},
 };
 
 pub(super) fn acquire(db: &mut Connection, partition: Partition) -> Result<Lease, LedgerError> {
@@ -46,22 +46,58 @@ pub(super) fn trim_outbox(db: &mut Connection, partition: Partition, through: &s
 }
 
 pub(super) fn commit(db: &mut Connection, batch: &LedgerBatch) -> Result<(), LedgerError> {
+    let outcome = match attempt(db, batch, true) {
+        // One coupon of a run is refused. One by one they show which.
+        Err(Stop::Run) => attempt(db, batch, false),
+        outcome => outcome,
+    };
+    outcome.map_err(|stop| match stop {
+        Stop::Error(error) => error,
+        Stop::Run => unreachable!("the second attempt has no runs"),
+    })
+}
+
+/// What ended a transaction.
+enum Stop {
+    Error(LedgerError),
+    /// A coupon of a run cannot be written; which one is not known.
+    Run,
+}
+
+fn attempt(db: &mut Connection, batch: &LedgerBatch, runs: bool) -> Result<(), Stop> {
+    let sql = |error| Stop::Error(sql_error(error));
     // The write lock comes first: what is read after it stays true until the commit. Leaving early rolls back.
-    let tx = db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql_error)?;
-    check_fence(&tx, batch)?;
+    let tx = db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
+    check_fence(&tx, batch).map_err(Stop::Error)?;
+    let sums = write_changes(&tx, batch, runs)?;
+    write_sums(&tx, batch.partition, &sums).and_then(|()| advance(&tx, batch)).map_err(sql)?;
+    tx.commit().map_err(sql)
+}
+
+fn write_changes(tx: &Transaction<'_>, batch: &LedgerBatch, runs: bool) -> Result<Sums, Stop> {
     let mut sums = Sums::default();
-    {
-        let mut rows = Rows::prepare(&tx, batch.partition).map_err(sql_error)?;
-        for (index, (offset, change)) in batch.changes.iter().enumerate() {
+    let mut rows = Rows::prepare(tx, batch.partition).map_err(|error| Stop::Error(sql_error(error)))?;
+    let mut left = &batch.changes[..];
+    while let Some((offset, change)) = left.first() {
+        let index = batch.changes.len() - left.len();
+        if let Some(run) = left.first_chunk::<RUN>().filter(|run| runs && run.iter().all(is_issued)) {
+            (index..index + RUN).try_for_each(|index| batch.check(index)).map_err(|_| Stop::Run)?;
+            rows.write_run(run, &mut sums).map_err(|fault| fault.in_run())?;
+            left = &left[RUN..];
+        } else {
             batch
                 .check(index)
                 .map_err(Fault::Poison)
                 .and_then(|()| rows.write(*offset, change, &mut sums))
-                .map_err(|fault| fault.at(*offset))?;
+                .map_err(|fault| Stop::Error(fault.at(*offset)))?;
+            left = &left[1..];
         }
     }
-    write_sums(&tx, batch.partition, &sums).and_then(|()| advance(&tx, batch)).map_err(sql_error)?;
-    tx.commit().map_err(sql_error)
+    Ok(sums)
+}
+
+fn is_issued((_, change): &(Offset, Change)) -> bool {
+    matches!(change, Change::Issued(_))
 }
 
 fn check_fence(tx: &Transaction<'_>, batch: &LedgerBatch) -> Result<(), LedgerError> {
@@ -100,6 +136,11 @@ struct Sums {
 }
 
 impl Sums {
+    fn issue(&mut self, coupon: &Coupon) {
+        self.hash(coupon, 1, coupon.hash());
+        self.count(&coupon.campaign, CouponStatus::Issued, 1);
+    }
+
     fn hash(&mut self, coupon: &Coupon, coupons: u64, hash: u64) {
         let window = self.windows.entry(window_start(coupon.offset)).or_default();
         window.0 += coupons;
@@ -152,48 +193,88 @@ impl From<rusqlite::Error> for Fault {
 }
 
 impl Fault {
+    /// The fault of the one change at that offset.
     fn at(self, offset: Offset) -> LedgerError {
         match self {
             Fault::Poison(reason) => LedgerError::Permanent { offset, reason },
-            // Both are about the values of this very row.
-            Fault::Sql(e) if e.sqlite_error_code() == Some(ErrorCode::TooBig) => {
-                LedgerError::Permanent { offset, reason: Poison::Refused(e.to_string().into()) }
-            }
-            Fault::Sql(e @ rusqlite::Error::ToSqlConversionFailure(_)) => {
+            Fault::Sql(e) if is_about_values(&e) => {
                 LedgerError::Permanent { offset, reason: Poison::Refused(e.to_string().into()) }
             }
             Fault::Sql(e) => sql_error(e),
         }
     }
+
+    /// The fault of some change of a run.
+    fn in_run(self) -> Stop {
+        match self {
+            Fault::Sql(e) if !is_about_values(&e) => Stop::Error(sql_error(e)),
+            Fault::Sql(_) | Fault::Poison(_) => Stop::Run,
+        }
+    }
 }
 
-/// The statements that write rows, and the buffers that they write from.
+/// Whether the row that was being written is at fault.
+fn is_about_values(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::ConstraintViolation | ErrorCode::TooBig))
+        || matches!(error, rusqlite::Error::ToSqlConversionFailure(_))
+}
+
+/// The statements that write rows: one row, and a run of them.
 struct Rows<'t> {
     tx: &'t Transaction<'t>,
-    partition: Partition,
     coupon: CachedStatement<'t>,
+    coupons: CachedStatement<'t>,
     event: CachedStatement<'t>,
-    id: String,
-    aggregate: String,
-    payload: Vec<u8>,
+    events: CachedStatement<'t>,
+    encoder: Encoder,
+}
+
+/// Coupons that one statement writes where so many come in a row. The statement keeps its place at the end of the
+/// table and of the index: a quarter fewer instructions than one by one (docs/decisions/0002).
+const RUN: usize = 50;
+const COUPON_VALUES: &str = "(?, ?, ?, ?, 'issued', ?, ?, ?)";
+const EVENT_VALUES: &str = "(?, 'coupon', ?, ?, ?)";
+
+fn insert_coupons(rows: usize) -> String {
+    "INSERT INTO coupons (campaign_id, rank_no, user_id, code, status, log_partition, log_offset, claimed_at) \
+     VALUES "
+        .to_owned()
+        + &vec![COUPON_VALUES; rows].join(", ")
+}
+
+fn insert_events(rows: usize) -> String {
+    "INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload) VALUES ".to_owned()
+        + &vec![EVENT_VALUES; rows].join(", ")
 }
 
 impl<'t> Rows<'t> {
     fn prepare(tx: &'t Transaction<'t>, partition: Partition) -> Result<Self> {
         Ok(Rows {
             tx,
-            partition,
-            coupon: tx.prepare_cached(
-                "INSERT INTO coupons (campaign_id, rank_no, user_id, code, status, log_partition, log_offset, \
-                 claimed_at) VALUES (?1, ?2, ?3, ?4, 'issued', ?5, ?6, ?7)",
-            )?,
-            event: tx.prepare_cached(
-                "INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload) VALUES (?1, ?2, ?3, ?4, ?5)",
-            )?,
-            id: String::new(),
-            aggregate: String::new(),
-            payload: Vec::new(),
+            coupon: tx.prepare_cached(&insert_coupons(1))?,
+            coupons: tx.prepare_cached(&insert_coupons(RUN))?,
+            event: tx.prepare_cached(&insert_events(1))?,
+            events: tx.prepare_cached(&insert_events(RUN))?,
+            encoder: Encoder { partition, id: String::new(), aggregate: String::new(), payload: Vec::new() },
         })
+    }
+
+    /// Writes coupons that are new, all at once, and their events.
+    fn write_run(&mut self, run: &[(Offset, Change); RUN], sums: &mut Sums) -> Result<(), Fault> {
+        let new =
+            || run.iter().filter_map(|(o, c)| if let Change::Issued(c) = c { Some((*o, c)) } else { None });
+        let mut next = 1;
+        for (_, coupon) in new() {
+            next = bind_coupon(&mut self.coupons, next, coupon)?;
+            sums.issue(coupon);
+        }
+        self.coupons.raw_execute()?;
+        next = 1;
+        for (offset, coupon) in new() {
+            next = self.encoder.bind_event(&mut self.events, next, offset, EventKind::Issued, coupon)?;
+        }
+        self.events.raw_execute()?;
+        Ok(())
     }
 
     fn write(&mut self, offset: Offset, change: &Change, sums: &mut Sums) -> Result<(), Fault> {
@@ -201,8 +282,7 @@ impl<'t> Rows<'t> {
             Change::Campaign(campaign) => Ok(self.upsert(campaign)?),
             Change::Issued(coupon) => {
                 self.insert(coupon)?;
-                sums.hash(coupon, 1, coupon.hash());
-                sums.count(&coupon.campaign, CouponStatus::Issued, 1);
+                sums.issue(coupon);
                 Ok(self.emit(offset, EventKind::Issued, coupon)?)
             }
             Change::Redeemed { campaign, rank, .. } => {
@@ -243,16 +323,8 @@ impl<'t> Rows<'t> {
     }
 
     fn insert(&mut self, coupon: &Coupon) -> Result<(), Fault> {
-        let inserted = self.coupon.execute(params![
-            coupon.campaign,
-            coupon.rank,
-            coupon.user,
-            coupon.code,
-            coupon.partition,
-            coupon.offset,
-            coupon.timestamp.0,
-        ]);
-        match inserted {
+        bind_coupon(&mut self.coupon, 1, coupon)?;
+        match self.coupon.raw_execute() {
             Err(e) if e.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
                 Err(Fault::Poison(Poison::Duplicate(e.to_string().into())))
             }
@@ -275,7 +347,7 @@ impl<'t> Rows<'t> {
             .prepare_cached(&sql)?
             .query_row(params![campaign, rank], |row| read::coupon(row, Some(campaign)))
             .optional()?;
-        let Some(mut coupon) = found.filter(|coupon| coupon.partition == self.partition) else {
+        let Some(mut coupon) = found.filter(|coupon| coupon.partition == self.encoder.partition) else {
             return Err(Fault::Poison(Poison::NoSuchCoupon));
         };
         let (status, hash) = (coupon.status, coupon.hash());
@@ -300,12 +372,49 @@ impl<'t> Rows<'t> {
     }
 
     fn emit(&mut self, offset: Offset, kind: EventKind, coupon: &Coupon) -> Result<()> {
+        self.encoder.bind_event(&mut self.event, 1, offset, kind, coupon)?;
+        self.event.raw_execute().map(drop)
+    }
+}
+
+/// Binds the row of a new coupon from parameter `at` on, and says which parameter comes next.
+fn bind_coupon(insert: &mut Statement<'_>, at: usize, coupon: &Coupon) -> Result<usize> {
+    insert.raw_bind_parameter(at, &coupon.campaign)?;
+    insert.raw_bind_parameter(at + 1, coupon.rank)?;
+    insert.raw_bind_parameter(at + 2, &coupon.user)?;
+    insert.raw_bind_parameter(at + 3, &coupon.code)?;
+    insert.raw_bind_parameter(at + 4, coupon.partition)?;
+    insert.raw_bind_parameter(at + 5, coupon.offset)?;
+    insert.raw_bind_parameter(at + 6, coupon.timestamp.0)?;
+    Ok(at + 7)
+}
+
+/// Spells events out. The texts are reused: SQLite takes its own copy.
+struct Encoder {
+    partition: Partition,
+    id: String,
+    aggregate: String,
+    payload: Vec<u8>,
+}
+
+impl Encoder {
+    /// Binds the row of an event from parameter `at` on, and says which parameter comes next.
+    fn bind_event(
+        &mut self,
+        insert: &mut Statement<'_>,
+        at: usize,
+        offset: Offset,
+        kind: EventKind,
+        coupon: &Coupon,
+    ) -> Result<usize> {
         write_event_id(&mut self.id, self.partition, offset, kind, coupon.rank);
         write_aggregate_id(&mut self.aggregate, coupon);
         write_payload(&mut self.payload, coupon);
-        self.event
-            .execute(params![self.id, AGGREGATE_TYPE, self.aggregate, kind.name(), Text(&self.payload)])
-            .map(drop)
+        insert.raw_bind_parameter(at, &self.id)?;
+        insert.raw_bind_parameter(at + 1, &self.aggregate)?;
+        insert.raw_bind_parameter(at + 2, kind.name())?;
+        insert.raw_bind_parameter(at + 3, Text(&self.payload))?;
+        Ok(at + 4)
     }
 }
 
