@@ -5,9 +5,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use axum::Router;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
-use hyper::{
-    Method, Request, Response, StatusCode, body::Incoming, server::conn::http1, service::service_fn,
-};
+use hyper::{Method, Request, Response, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -16,12 +14,12 @@ use tokio::{
 };
 use tower::ServiceExt;
 
-use super::{App, BODY_BYTES, claims, problem::Problem, router};
+use super::{App, BODY_BYTES, BODY_SECONDS, claims, problem::Problem, router};
 
 /// A client must send its request line and headers within this time, and its next request too.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// A client must send the rest of a claim within this time.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+const BODY_TIMEOUT: Duration = Duration::from_secs(BODY_SECONDS);
 /// Connections still busy so long after the server was asked to stop are cut.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -115,13 +113,9 @@ async fn claim(app: &App, request: Request<Incoming>) -> Response<Full<Bytes>> {
     match body {
         Ok(Ok(body)) => claims::claim(app, id, &parts.headers, &body.to_bytes()).await,
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "The body is too large")
-                .detail(format!("a claim is at most {BODY_BYTES} bytes"))
-                .response()
+            Problem::body_too_large().detail(format!("a claim is at most {BODY_BYTES} bytes")).response()
         }
         Ok(Err(error)) => Problem::invalid(format!("the body could not be read: {error}")).response(),
-        Err(_) => {
-            Problem::new(StatusCode::REQUEST_TIMEOUT, "timeout", "The body did not arrive in time").response()
-        }
+        Err(_) => Problem::body_late().response(),
     }
 }
