@@ -89,7 +89,11 @@ pub(crate) fn run(dibs: Dibs) -> ExitCode {
         Ok(Outcome::NotExact) => ExitCode::from(1),
         Err(error) => {
             eprintln!("dibs: {error:#}");
-            ExitCode::from(if error.is::<Refused>() { 1 } else { 3 })
+            ExitCode::from(match error {
+                _ if error.is::<Refused>() => 1,
+                _ if error.is::<serve::Misconfigured>() => 2,
+                _ => 3,
+            })
         }
     }
 }

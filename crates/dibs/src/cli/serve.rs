@@ -31,14 +31,24 @@ pub(crate) struct Serve {
     print_config: bool,
 }
 
+/// The flags, variables and file together are no configuration; ends with exit code 2.
+#[derive(Debug)]
+pub(crate) struct Misconfigured;
+
+impl std::fmt::Display for Misconfigured {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("wrong configuration")
+    }
+}
+
 pub(crate) fn run(serve: Serve) -> anyhow::Result<()> {
-    let args = serve.args.over_file(serve.config.as_deref())?;
+    let args = serve.args.over_file(serve.config.as_deref()).context(Misconfigured)?;
     if serve.print_config {
         print!("{}", args.clone().with_defaults().print()?);
-        args.validate()?;
+        args.validate().context(Misconfigured)?;
         return Ok(());
     }
-    let config = args.validate()?;
+    let config = args.validate().context(Misconfigured)?;
     raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(server(config))

@@ -4,21 +4,26 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     Json,
-    extract::{Path, Query, State},
+    extract::State,
     http::HeaderMap,
     response::{
         IntoResponse, Response,
         sse::{Event, KeepAlive, Sse},
     },
 };
-use bytes::Bytes;
 use dibs_flow::FlowError;
 use dibs_model::{CampaignId, CampaignSpec, CodeSource, Command, Pattern, Timestamp, Verdict};
 use hyper::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{App, claims::request_key, problem::Problem, view};
+use super::{
+    App, BODY_SECONDS, IMPORT_SECONDS,
+    claims::request_key,
+    extract::{Body, Path, Query},
+    problem::Problem,
+    view,
+};
 
 /// At least so long between two events of one stream.
 const EVENT_INTERVAL: Duration = Duration::from_millis(250);
@@ -76,7 +81,7 @@ impl Create {
 pub(crate) async fn create(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
-    body: Bytes,
+    Body(body): Body<BODY_SECONDS>,
 ) -> Result<Response, Problem> {
     app.admin(&headers)?;
     let request: Create = parse(&body)?;
@@ -170,7 +175,7 @@ pub(crate) async fn restock(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
     headers: HeaderMap,
-    body: Bytes,
+    Body(body): Body<BODY_SECONDS>,
 ) -> Result<Json<Value>, Problem> {
     app.admin(&headers)?;
     let request: Restock = parse(&body)?;
@@ -238,7 +243,7 @@ pub(crate) async fn import_codes(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
     headers: HeaderMap,
-    body: Bytes,
+    Body(body): Body<IMPORT_SECONDS>,
 ) -> Result<Json<Value>, Problem> {
     app.admin(&headers)?;
     let id = CampaignId::new(&id).map_err(Problem::invalid)?;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use axum::{
-    extract::{Path, State},
+    extract::State,
     http::HeaderMap,
     response::{IntoResponse, Response},
 };
@@ -18,7 +18,8 @@ use hyper::{StatusCode, header};
 use serde::Deserialize;
 
 use super::{
-    App,
+    App, BODY_SECONDS,
+    extract::{Body, Path},
     problem::Problem,
     view::{self, WinView},
 };
@@ -27,7 +28,7 @@ use super::{
 pub(crate) type Plain = hyper::Response<Full<Bytes>>;
 
 #[derive(Deserialize)]
-struct Body<'a> {
+struct Claim<'a> {
     #[serde(borrow, default)]
     user: Option<Cow<'a, str>>,
 }
@@ -45,7 +46,7 @@ async fn try_claim(app: &App, id: &str, headers: &HeaderMap, body: &[u8]) -> Res
     let user = match app.users.user(headers)? {
         Some(user) => Cow::Owned(user),
         None => {
-            let body: Body<'_> = serde_json::from_slice(body).map_err(|e| {
+            let body: Claim<'_> = serde_json::from_slice(body).map_err(|e| {
                 Problem::invalid(format!(r#"the body must be JSON such as {{"user":"u-1"}}: {e}"#))
             })?;
             let user = body.user.ok_or_else(|| Problem::invalid("the body must name the user"))?;
@@ -174,7 +175,7 @@ pub(crate) async fn confirm(
     State(app): State<Arc<App>>,
     Path((id, user)): Path<(String, String)>,
     headers: HeaderMap,
-    body: Bytes,
+    Body(body): Body<BODY_SECONDS>,
 ) -> Result<Response, Problem> {
     let user = app.users.user(&headers)?.unwrap_or(user);
     UserId::check(&user).map_err(Problem::invalid)?;
@@ -187,7 +188,7 @@ pub(crate) async fn cancel(
     State(app): State<Arc<App>>,
     Path((id, user)): Path<(String, String)>,
     headers: HeaderMap,
-    body: Bytes,
+    Body(body): Body<BODY_SECONDS>,
 ) -> Result<Response, Problem> {
     let user = app.users.user(&headers)?.unwrap_or(user);
     UserId::check(&user).map_err(Problem::invalid)?;

@@ -2,13 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Json,
-    extract::{Path, Query, State},
-    http::HeaderMap,
-    response::Response,
-};
-use bytes::Bytes;
+use axum::{Json, extract::State, http::HeaderMap, response::Response};
 use dibs_decide::{Status, Win};
 use dibs_model::{CampaignId, Command, Rank, Verdict};
 use hyper::StatusCode;
@@ -16,9 +10,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    App,
+    App, BODY_SECONDS,
     campaigns::parse,
     claims::{request_key, whole},
+    extract::{Body, Path, Query},
     problem::Problem,
     view,
 };
@@ -84,7 +79,7 @@ pub(crate) async fn redeem(
     Path(code): Path<String>,
     Query(within): Query<In>,
     headers: HeaderMap,
-    body: Bytes,
+    Body(body): Body<BODY_SECONDS>,
 ) -> Result<Response, Problem> {
     app.admin(&headers)?;
     let request: Redeem = parse(&body)?;

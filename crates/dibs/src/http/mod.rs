@@ -3,6 +3,7 @@
 mod campaigns;
 mod claims;
 mod coupons;
+mod extract;
 mod ops;
 mod problem;
 mod server;
@@ -29,8 +30,12 @@ pub(crate) use user::{UserSource, Verifier};
 
 /// Largest body of a request, in bytes.
 pub(crate) const BODY_BYTES: usize = 64 * 1024;
+/// A body must arrive within so many seconds of its headers.
+pub(crate) const BODY_SECONDS: u64 = 10;
 /// Largest body of a code import, in bytes.
 pub(crate) const IMPORT_BYTES: usize = 64 * 1024 * 1024;
+/// A code import must arrive within so many seconds of its headers.
+pub(crate) const IMPORT_SECONDS: u64 = 300;
 
 /// What the handlers share.
 pub(crate) struct App {

@@ -45,6 +45,14 @@ impl Problem {
             .detail(detail)
     }
 
+    pub(crate) fn body_too_large() -> Problem {
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "The body is too large")
+    }
+
+    pub(crate) fn body_late() -> Problem {
+        Problem::new(StatusCode::REQUEST_TIMEOUT, "timeout", "The body did not arrive in time")
+    }
+
     pub(crate) fn forbidden() -> Problem {
         Problem::new(StatusCode::UNAUTHORIZED, "admin_key_required", "The admin key is required")
             .detail("send it as Authorization: Bearer KEY")

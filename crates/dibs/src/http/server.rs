@@ -12,9 +12,7 @@ use std::{
 use axum::Router;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
-use hyper::{
-    Method, Request, Response, StatusCode, body::Incoming, server::conn::http1, service::service_fn,
-};
+use hyper::{Method, Request, Response, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -23,14 +21,14 @@ use tokio::{
 };
 use tower::ServiceExt;
 
-use super::{App, BODY_BYTES, claims, problem::Problem, router};
+use super::{App, BODY_BYTES, BODY_SECONDS, claims, problem::Problem, router};
 
 /// A connection is looked at so often; one on which no request was begun since the last look is closed. So a
 /// client must send its request line and headers within twice this time, and its next request too. One timer
 /// for each look and not one for each request: setting a timer costs a twentieth of a refused claim.
 const IDLE_LOOK: Duration = Duration::from_secs(15);
 /// A client must send the rest of a claim within this time.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+const BODY_TIMEOUT: Duration = Duration::from_secs(BODY_SECONDS);
 /// Connections still busy so long after the server was asked to stop are cut.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -152,13 +150,9 @@ async fn claim(app: &App, request: Request<Incoming>) -> Response<Full<Bytes>> {
     match body {
         Ok(Ok(body)) => claims::claim(app, id, &parts.headers, &body.to_bytes()).await,
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "The body is too large")
-                .detail(format!("a claim is at most {BODY_BYTES} bytes"))
-                .response()
+            Problem::body_too_large().detail(format!("a claim is at most {BODY_BYTES} bytes")).response()
         }
         Ok(Err(error)) => Problem::invalid(format!("the body could not be read: {error}")).response(),
-        Err(_) => {
-            Problem::new(StatusCode::REQUEST_TIMEOUT, "timeout", "The body did not arrive in time").response()
-        }
+        Err(_) => Problem::body_late().response(),
     }
 }
