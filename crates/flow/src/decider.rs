@@ -2,7 +2,7 @@
 //!
 //! One thread per partition makes what is pending durable, reads it back as every other process would, applies
 //! it and answers. Committing and deciding share the thread, for a thread switch costs as much as a sync;
-//! while it decides one group, the next one gathers.
+//! while it decides one group, the next one gathers. [`Decider::turn`] is all of it but the waiting.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -11,14 +11,10 @@ use std::{
 };
 
 use dibs_decide::State;
-use dibs_log::batch::Batches;
+use dibs_log::{CommitError, Committed, ReadError, batch::Batches};
 use dibs_model::{Command, Offset, Timestamp, Verdict};
 
-use crate::{
-    intake::Answer,
-    partition::{Partition, now},
-    receipt::Group,
-};
+use crate::{intake::Answer, partition::Partition, receipt::Group};
 
 /// Bytes of log read and applied at a time; the state is locked against readers for so long.
 const CHUNK_BYTES: usize = 256 * 1024;
@@ -28,35 +24,41 @@ const RETRY: Duration = Duration::from_millis(200);
 const IDLE: Duration = Duration::from_millis(250);
 
 /// Runs until [`Partition::stop`]. Returns once everything appended is durable and answered.
-pub(crate) fn run(partition: &Partition) {
-    let mut decider = Decider { partition, buffer: Vec::new(), decided: Vec::new(), events: Vec::new() };
-    decider.catch_up();
-    partition.caught_up.store(true, Ordering::Release);
+pub(crate) fn run(partition: Arc<Partition>) {
+    // The log was verified when it was opened and only this process writes to it: if it cannot be read now, no
+    // verdict from here on can be trusted.
+    const UNREADABLE: &str = "the log cannot be read back";
+    let mut decider = Decider::new(partition.clone());
+    decider.catch_up().expect(UNREADABLE);
     loop {
         let stopping = partition.stopping.load(Ordering::Acquire);
         if !stopping {
             partition.log.wait_pending(Some(IDLE));
         }
-        match partition.log.commit(now().0) {
-            Ok(committed) => {
-                decider.catch_up();
-                decider.expire_holds();
-                if stopping && committed.is_none() {
-                    return;
-                }
-            }
-            Err(error) => {
-                decider.abandon(&error);
-                if stopping {
-                    return;
-                }
-            }
+        match decider.turn() {
+            Ok(None) | Err(TurnError::Commit(_)) if stopping => return,
+            Ok(_) => {}
+            Err(TurnError::Commit(_)) => thread::sleep(RETRY),
+            Err(TurnError::Read(error)) => panic!("{UNREADABLE}: {error}"),
         }
     }
 }
 
-struct Decider<'p> {
-    partition: &'p Partition,
+/// Why a turn ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum TurnError {
+    /// What was in flight is not durable; its callers were told that the outcome is unknown.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// The log cannot be read back. The process must end: a restart verifies the log.
+    #[error("the log cannot be read back: {0}")]
+    Read(#[from] ReadError),
+}
+
+/// Decides one partition. There must be only one for each [`Partition`]; [`crate::Flow::start`] gives every
+/// partition a thread with one.
+pub struct Decider {
+    partition: Arc<Partition>,
     buffer: Vec<u8>,
     decided: Vec<Decided>,
     events: Vec<(u32, dibs_decide::Event)>,
@@ -69,21 +71,40 @@ struct Decided {
     receipt: Option<u32>,
 }
 
-impl Decider<'_> {
-    /// Applies everything that is committed.
-    fn catch_up(&mut self) {
+impl Decider {
+    /// A decider that has decided nothing yet.
+    pub fn new(partition: Arc<Partition>) -> Decider {
+        Decider { partition, buffer: Vec::new(), decided: Vec::new(), events: Vec::new() }
+    }
+
+    /// Commits what is pending, decides and answers it, and looks at deadlines. Never waits but for the disk.
+    pub fn turn(&mut self) -> Result<Option<Committed>, TurnError> {
+        match self.partition.log.commit(self.partition.clock.now().0) {
+            Ok(committed) => {
+                self.catch_up()?;
+                self.expire_holds();
+                Ok(committed)
+            }
+            Err(error) => {
+                self.abandon(&error);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Applies everything that is committed. After the first time the partition is ready.
+    fn catch_up(&mut self) -> Result<(), ReadError> {
         let mut next = self.partition.state().next_offset();
         while next < self.partition.log.high_watermark() {
             self.buffer.clear();
-            let read = self.partition.log.read(next, CHUNK_BYTES, &mut self.buffer);
-            // The log was verified when it was opened and only this process writes to it: if it cannot be read
-            // now, no verdict from here on can be trusted.
-            read.expect("the log cannot be read back");
+            self.partition.log.read(next, CHUNK_BYTES, &mut self.buffer)?;
             let group = self.apply();
             next = self.partition.state().next_offset();
             self.answer(group);
         }
+        self.partition.caught_up.store(true, Ordering::Release);
         self.partition.moved.notify_waiters();
+        Ok(())
     }
 
     fn apply(&mut self) -> Group {
@@ -133,7 +154,7 @@ impl Decider<'_> {
 
     /// Appends `expire` for holds that are over by this node's clock; the log's time decides whether they are.
     fn expire_holds(&mut self) {
-        let now = now();
+        let now = self.partition.clock.now();
         let state = self.partition.state();
         for campaign in state.campaigns() {
             for (rank, _) in campaign.deadlines().take_while(|(_, t)| *t < now).take(1_000) {
@@ -145,7 +166,7 @@ impl Decider<'_> {
     }
 
     /// A write failed. Callers learn that the outcome is unknown, and the log takes records again if it can.
-    fn abandon(&mut self, error: &dibs_log::CommitError) {
+    fn abandon(&mut self, error: &CommitError) {
         tracing::error!(partition = self.partition.number, %error, "cannot write the log");
         self.partition.counters.failed_commits.increment(1);
         {
@@ -157,7 +178,6 @@ impl Decider<'_> {
             }
         }
         self.partition.moved.notify_waiters();
-        thread::sleep(RETRY);
     }
 }
 

@@ -13,10 +13,11 @@ use dibs_model::CampaignId;
 use tokio::sync::Notify;
 
 use crate::{
+    clock::Clock,
     codes::{Codes, ImportError, is_code},
     decider,
-    issuer::{Issuer, Throttle, snapshot_name},
-    partition::{Partition, now},
+    issuer::{IssueError, Issuer, Throttle, snapshot_name},
+    partition::Partition,
     receipt::Signatory,
     secret::Secret,
 };
@@ -37,11 +38,19 @@ pub struct FlowConfig {
     pub in_flight: usize,
     /// How long a claim may wait at the gate before it is answered 429.
     pub hold: Duration,
+    /// What stamps the log.
+    pub clock: Clock,
 }
 
 impl Default for FlowConfig {
     fn default() -> Self {
-        FlowConfig { partitions: 1, issue_rate: None, in_flight: 65_536, hold: Duration::from_secs(3) }
+        FlowConfig {
+            partitions: 1,
+            issue_rate: None,
+            in_flight: 65_536,
+            hold: Duration::from_secs(3),
+            clock: Clock::default(),
+        }
     }
 }
 
@@ -69,6 +78,7 @@ pub struct Flow {
     signatory: Arc<Signatory>,
     throttle: Arc<Throttle>,
     store: Arc<Store>,
+    clock: Clock,
     /// One import at a time: whoever appends a code also commits it.
     import: Mutex<()>,
     deciders: Mutex<Vec<JoinHandle<()>>>,
@@ -77,21 +87,29 @@ pub struct Flow {
 }
 
 impl Flow {
-    /// Starts deciding. Verdicts can be asked for as soon as [`Flow::is_ready`].
+    /// Starts deciding, one thread per partition. Verdicts can be asked for as soon as [`Flow::is_ready`].
     pub fn start(store: Arc<Store>, secret: &Secret, config: &FlowConfig) -> Result<Flow, FlowError> {
+        let flow = Flow::open(store, secret, config)?;
+        let mut deciders = flow.deciders.lock().expect("no panic while locked");
+        for partition in flow.partitions.iter().cloned() {
+            let thread = std::thread::Builder::new().name(format!("dibs-decide-{}", partition.number));
+            deciders.push(thread.spawn(move || decider::run(partition)).map_err(FlowError::Thread)?);
+        }
+        drop(deciders);
+        Ok(flow)
+    }
+
+    /// All of it without the threads: the caller gives each partition a [`crate::Decider`] and its turns.
+    pub fn open(store: Arc<Store>, secret: &Secret, config: &FlowConfig) -> Result<Flow, FlowError> {
         create_topic(&store, CLAIMS_TOPIC, config.partitions)?;
         create_topic(&store, CODES_TOPIC, 1)?;
         let codes = Arc::new(Codes::new(secret.clone()));
         load_codes(&store, &codes)?;
         let mut partitions = Vec::new();
-        let mut deciders = Vec::new();
         for number in 0..partition_count(&store, CLAIMS_TOPIC) {
             let log = store.partition(CLAIMS_TOPIC, number).expect("the topic has this partition");
             let state = restored(&store, number, &log);
-            let partition = Arc::new(Partition::new(number, log, state, config.in_flight, config.hold));
-            partitions.push(partition.clone());
-            let thread = std::thread::Builder::new().name(format!("dibs-decide-{number}"));
-            deciders.push(thread.spawn(move || decider::run(&partition)).map_err(FlowError::Thread)?);
+            partitions.push(Arc::new(Partition::new(number, log, state, config)));
         }
         Ok(Flow {
             partitions,
@@ -99,8 +117,9 @@ impl Flow {
             signatory: Arc::new(Signatory::new(secret)),
             throttle: Arc::new(Throttle::new(config.issue_rate)),
             store,
+            clock: config.clock.clone(),
             import: Mutex::new(()),
-            deciders: Mutex::new(deciders),
+            deciders: Mutex::new(Vec::new()),
             stop_issuers: Arc::new(Notify::new()),
             issuers: Mutex::new(Vec::new()),
         })
@@ -111,14 +130,10 @@ impl Flow {
     pub fn issue_into<L: Ledger>(&self, ledger: &Arc<L>) {
         let mut issuers = self.issuers.lock().expect("no panic while locked");
         for partition in &self.partitions {
-            let (partition, ledger, stop) = (partition.clone(), ledger.clone(), self.stop_issuers.clone());
-            let (codes, throttle, store) = (self.codes.clone(), self.throttle.clone(), self.store.clone());
+            let (partition, stop) = (partition.clone(), self.stop_issuers.clone());
+            let start = self.issuer(&partition, ledger);
             issuers.push(tokio::spawn(async move {
-                let state = restored(&store, partition.number, &partition.log);
-                let log = partition.log.clone();
-                let started =
-                    Issuer::start(partition.number, log, ledger, codes, throttle, state, Some(store)).await;
-                let ended = match started {
+                let ended = match start.await {
                     Ok(issuer) => issuer.run(&partition, &stop).await,
                     Err(error) => Err(error),
                 };
@@ -126,6 +141,20 @@ impl Flow {
                     tracing::error!(partition = partition.number, %error, "issuing has ended");
                 }
             }));
+        }
+    }
+
+    /// One partition's issuer, started from the snapshot if there is one.
+    pub fn issuer<L: Ledger>(
+        &self,
+        partition: &Partition,
+        ledger: &Arc<L>,
+    ) -> impl Future<Output = Result<Issuer<L>, IssueError>> + Send + use<L> {
+        let (number, log, ledger) = (partition.number, partition.log.clone(), ledger.clone());
+        let (codes, throttle, store) = (self.codes.clone(), self.throttle.clone(), self.store.clone());
+        async move {
+            let state = restored(&store, number, &log);
+            Issuer::start(number, log, ledger, codes, throttle, state, Some(store)).await
         }
     }
 
@@ -196,7 +225,7 @@ impl Flow {
                 log.append(Some(campaign.as_str().as_bytes()), Some(code.as_bytes()))
                     .map_err(|e| FlowError::Log(e.to_string()))?;
             }
-            if let Err(error) = log.commit(now().0) {
+            if let Err(error) = log.commit(self.clock.now().0) {
                 let _ = log.reset();
                 return Err(FlowError::Log(error.to_string()));
             }

@@ -136,7 +136,18 @@ impl<L: Ledger> Issuer<L> {
         state: State,
         snapshots: Option<Arc<Store>>,
     ) -> Result<Self, IssueError> {
-        let lease = ledger.acquire(number).await.map_err(IssueError::Ledger)?;
+        let mut wait = BACKOFF.0;
+        let lease = loop {
+            match ledger.acquire(number).await {
+                Ok(lease) => break lease,
+                Err(error @ LedgerError::Transient { .. }) => {
+                    tracing::warn!(partition = number, %error, "the ledger is not available, trying again");
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(BACKOFF.1);
+                }
+                Err(error) => return Err(IssueError::Ledger(error)),
+            }
+        };
         let fits = state.next_offset() <= lease.next_offset;
         let state = if fits { state } else { State::new(0) };
         Ok(Issuer {
@@ -190,8 +201,10 @@ impl<L: Ledger> Issuer<L> {
         Ok(self.state.campaigns().iter().map(|c| c.live() - c.held()).sum())
     }
 
-    /// Reads a chunk, decides it, writes it. Returns its bytes.
-    async fn step(&mut self, partition: Option<&Partition>) -> Result<usize, IssueError> {
+    /// Reads a chunk, decides it, writes it. Returns its bytes; 0 when all that is committed is written. The
+    /// partition, if given, is told how far the issuer is. After an error, or if the future is dropped, the
+    /// issuer is of no more use: start another.
+    pub async fn step(&mut self, partition: Option<&Partition>) -> Result<usize, IssueError> {
         let mut buffer = Vec::new();
         let (log, from) = (self.log.clone(), self.state.next_offset());
         let read = tokio::task::spawn_blocking(move || {
@@ -301,7 +314,12 @@ impl<L: Ledger> Issuer<L> {
                     if let Some(p) = partition {
                         p.counters.dead_letters.increment(1);
                     }
+                    let before = batch.changes.len();
                     batch.changes.retain(|(at, _)| *at != offset);
+                    if batch.changes.len() == before {
+                        // Not one change is at fault but the batch: sending it again would never end.
+                        return Err(IssueError::Ledger(error));
+                    }
                 }
                 Err(error) => return Err(IssueError::Ledger(error)),
             }
@@ -343,9 +361,9 @@ impl<L: Ledger> Issuer<L> {
         Ok(())
     }
 
-    /// Keeps the state for the next start, now and then (and at the end: `read` is 0 then). It never runs ahead
+    /// Keeps the state for the next start, now and then (at once if `read` is 0, as at the end). It never runs ahead
     /// of the ledger, so both the decider and the issuer can start from it.
-    fn snapshot(&mut self, read: u64) {
+    pub fn snapshot(&mut self, read: u64) {
         let Some((store, since)) = &mut self.snapshots else { return };
         *since += read;
         if read > 0 && *since < SNAPSHOT_BYTES {

@@ -7,9 +7,10 @@
 //! It deliberately knows nothing of HTTP, of the command line or of the Kafka protocol.
 
 pub mod audit;
+mod clock;
 pub mod codes;
 mod counters;
-mod decider;
+pub mod decider;
 mod flow;
 pub mod gate;
 pub mod intake;
@@ -18,10 +19,12 @@ mod partition;
 pub mod receipt;
 pub mod secret;
 
+pub use clock::{Clock, now};
 pub use codes::Codes;
+pub use decider::Decider;
 pub use flow::{CLAIMS_TOPIC, CODES_TOPIC, Flow, FlowConfig, FlowError, load_codes, partition_of};
 pub use intake::{Answer, Unanswered};
 pub use issuer::{Issuance, IssueError, Issuer, Throttle};
-pub use partition::{Claimed, Partition, now};
+pub use partition::{Claimed, Partition};
 pub use receipt::Signatory;
 pub use secret::Secret;

@@ -5,26 +5,22 @@ use std::{
         Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use dibs_decide::State;
 use dibs_log::PartitionLog;
-use dibs_model::{Command, Timestamp, Verdict};
+use dibs_model::{Command, Verdict};
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
+    clock::Clock,
     counters::Counters,
+    flow::FlowConfig,
     gate::{self, Gate},
     intake::{Answer, Intake, Unanswered},
     issuer::Issuance,
 };
-
-/// This node's clock.
-pub fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(since.as_millis() as i64)
-}
 
 /// See the module.
 pub struct Partition {
@@ -39,6 +35,7 @@ pub struct Partition {
     pub(crate) caught_up: AtomicBool,
     pub(crate) stopping: AtomicBool,
     pub(crate) counters: Counters,
+    pub(crate) clock: Clock,
     /// How far the issuer is.
     pub issuance: Issuance,
     hold_limit: Duration,
@@ -53,24 +50,19 @@ pub enum Claimed {
 }
 
 impl Partition {
-    pub(crate) fn new(
-        number: u32,
-        log: Arc<PartitionLog>,
-        state: State,
-        in_flight: usize,
-        hold_limit: Duration,
-    ) -> Self {
+    pub(crate) fn new(number: u32, log: Arc<PartitionLog>, state: State, config: &FlowConfig) -> Self {
         Partition {
             number,
             log,
             state: RwLock::new(state),
-            intake: Mutex::new(Intake::new(in_flight)),
+            intake: Mutex::new(Intake::new(config.in_flight)),
             moved: Notify::new(),
             caught_up: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             counters: Counters::new(number),
+            clock: config.clock.clone(),
             issuance: Issuance::default(),
-            hold_limit,
+            hold_limit: config.hold,
         }
     }
 
@@ -106,10 +98,10 @@ impl Partition {
             None => Gate::Hold,
             Some(c) => {
                 // The intake is asked only where it matters: a refusal takes no lock but the state's.
-                match gate::judge(c, user, key, now(), state.now(), 0) {
+                match gate::judge(c, user, key, self.clock.now(), state.now(), 0) {
                     Gate::Admit => {
                         let in_flight = self.intake().in_flight(campaign);
-                        gate::judge(c, user, key, now(), state.now(), in_flight)
+                        gate::judge(c, user, key, self.clock.now(), state.now(), in_flight)
                     }
                     other => other,
                 }
