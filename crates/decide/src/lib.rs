@@ -68,7 +68,7 @@ pub type CampaignIndex = u32;
 
 /// Everything that one partition has decided so far.
 pub struct State {
-    /// Never decreases, whatever the clocks of the brokers did (DESIGN: invariant 2).
+    /// Never decreases, whatever the clocks of the brokers did (ARCHITECTURE: invariant 2).
     now: Timestamp,
     /// The offset after the last one applied.
     next: Offset,

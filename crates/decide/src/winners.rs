@@ -69,7 +69,7 @@ pub struct Win<'a> {
 }
 
 /// 40 bytes beside the id; with its share of `by_user` (at most 9 × 16/7 bytes) a winner stays below the
-/// 64 bytes that the design allows it.
+/// 64 bytes that ARCHITECTURE allows it.
 struct Slot {
     /// Start of the user id in `arena`; the request key follows it.
     text: u64,

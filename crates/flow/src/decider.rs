@@ -10,7 +10,6 @@ use std::{
     time::Duration,
 };
 
-use dibs_decide::State;
 use dibs_log::{CommitError, Committed, ReadError, batch::Batches};
 use dibs_model::{Command, Offset, Timestamp, Verdict};
 
@@ -64,11 +63,11 @@ pub struct Decider {
     events: Vec<(u32, dibs_decide::Event)>,
 }
 
+#[derive(Clone, Copy)]
 struct Decided {
     offset: Offset,
     timestamp: Timestamp,
     verdict: Verdict,
-    receipt: Option<u32>,
 }
 
 impl Decider {
@@ -98,17 +97,19 @@ impl Decider {
         while next < self.partition.log.high_watermark() {
             self.buffer.clear();
             self.partition.log.read(next, CHUNK_BYTES, &mut self.buffer)?;
-            let group = self.apply();
+            self.apply();
             next = self.partition.state().next_offset();
-            self.answer(group);
+            self.answer();
         }
         self.partition.caught_up.store(true, Ordering::Release);
         self.partition.moved.notify_waiters();
         Ok(())
     }
 
-    fn apply(&mut self) -> Group {
-        let mut group = Group::default();
+    /// Applies what was read. What nobody waits for (records of other producers, a replay) is not remembered.
+    fn apply(&mut self) {
+        // Whoever waits for a committed record was in the intake before it was committed.
+        let awaited = self.partition.intake().first_offset().unwrap_or(Offset::MAX);
         let mut state = self.partition.state.write().expect("no panic while locked");
         for batch in Batches::new(&self.buffer) {
             let batch = batch.expect("the log was verified");
@@ -121,31 +122,40 @@ impl Decider {
                 let verdict =
                     state.apply_record(record.offset, time, record.key, record.value, &mut self.events);
                 self.partition.counters.count(verdict);
-                let receipt = receipt(&state, verdict, record.key, self.partition.number, &mut group);
-                let (offset, timestamp) = (record.offset, state.now());
-                self.decided.push(Decided { offset, timestamp, verdict, receipt });
+                if record.offset >= awaited {
+                    let (offset, timestamp) = (record.offset, state.now());
+                    self.decided.push(Decided { offset, timestamp, verdict });
+                }
+                self.events.clear();
             }
         }
-        self.events.clear();
-        group
     }
 
     /// Tells those who wait. The lock is held only to take them out of the queue.
-    fn answer(&mut self, group: Group) {
-        let group = Arc::new(group);
+    fn answer(&mut self) {
+        if self.decided.is_empty() {
+            return;
+        }
         let mut intake = self.partition.intake();
         let mut replies = Vec::with_capacity(self.decided.len().min(intake.len()));
         for d in self.decided.drain(..) {
-            let waiting = intake.decided(d.offset);
-            if !waiting.is_empty() {
-                replies.push((d, waiting));
-            }
+            replies.extend(intake.decided(d.offset).map(|waiting| (d, waiting)));
         }
         drop(intake);
-        for (d, waiting) in replies {
-            let receipt = d.receipt.map(|i| (group.clone(), i));
+        let mut group = Group::default();
+        let receipts: Vec<Option<u32>> = replies
+            .iter()
+            .map(|(d, waiting)| {
+                let Verdict::Won { rank } = d.verdict else { return None };
+                let (campaign, user) = (&waiting.campaign, waiting.user());
+                Some(group.push(campaign, user, self.partition.number, d.offset, d.timestamp.0, rank))
+            })
+            .collect();
+        let group = Arc::new(group);
+        for ((d, waiting), receipt) in replies.into_iter().zip(receipts) {
+            let receipt = receipt.map(|i| (group.clone(), i));
             let answer = Answer { verdict: d.verdict, offset: d.offset, timestamp: d.timestamp, receipt };
-            for reply in waiting {
+            for reply in waiting.replies {
                 // A caller that has gone away does not mind: it may ask again.
                 let _ = reply.send(Ok(answer.clone()));
             }
@@ -179,17 +189,4 @@ impl Decider {
         }
         self.partition.moved.notify_waiters();
     }
-}
-
-fn receipt(
-    state: &State,
-    verdict: Verdict,
-    key: Option<&[u8]>,
-    partition: u32,
-    group: &mut Group,
-) -> Option<u32> {
-    let Verdict::Won { rank } = verdict else { return None };
-    let campaign = state.campaign(std::str::from_utf8(key?).ok()?)?;
-    let win = campaign.win_at(rank)?;
-    Some(group.push(campaign.id().as_str(), win.user, partition, win.offset, win.timestamp.0, rank))
 }

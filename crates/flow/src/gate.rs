@@ -1,7 +1,7 @@
 //! The first step: may this claim go into the log?
 //!
 //! The gate refuses only what the log has already decided, and by the clock what is surely too early or too late
-//! (DESIGN: invariant 1). It limits the claims in flight to what can still win plus a slack, so that a rush
+//! (ARCHITECTURE: invariant 1). It limits the claims in flight to what can still win plus a slack, so that a rush
 //! of a million claims for a thousand coupons appends little more than a thousand records.
 
 use dibs_decide::{Campaign, Phase, Win};

@@ -40,19 +40,27 @@ pub enum Unanswered {
     Unknown,
 }
 
-type Reply = oneshot::Sender<Result<Answer, Unanswered>>;
+pub(crate) type Reply = oneshot::Sender<Result<Answer, Unanswered>>;
 /// Where a caller waits.
 pub(crate) type Waiter = oneshot::Receiver<Result<Answer, Unanswered>>;
 
-/// A command that is appended and not decided.
-struct Pending {
+/// A command that is appended and not decided, and who waits for its verdict.
+pub(crate) struct Pending {
     offset: Offset,
     hash: u64,
     /// Campaign, user and request key of a claim, apart by a NUL, which none of them can have; empty otherwise.
     identity: Box<[u8]>,
-    campaign: Arc<str>,
+    pub(crate) campaign: Arc<str>,
     /// More than one when claims of one user came while the first was in flight.
-    replies: Vec<Reply>,
+    pub(crate) replies: Vec<Reply>,
+}
+
+impl Pending {
+    /// Whose claim it is; empty for any other command.
+    pub(crate) fn user(&self) -> &str {
+        let user = self.identity.split(|b| *b == 0).nth(1).unwrap_or_default();
+        std::str::from_utf8(user).expect("it was taken from a text")
+    }
 }
 
 /// The commands in flight of one partition.
@@ -163,30 +171,31 @@ impl Intake {
         Ok(())
     }
 
+    /// The first record that somebody waits for.
+    pub(crate) fn first_offset(&self) -> Option<Offset> {
+        self.queue.front().map(|p| p.offset)
+    }
+
     /// Takes out whoever waits for the record at `offset`. Records of other producers have nobody.
-    pub(crate) fn decided(&mut self, offset: Offset) -> Vec<Reply> {
-        match self.queue.front() {
-            Some(first) if first.offset == offset => self.pop(),
-            first => {
-                debug_assert!(first.is_none_or(|f| f.offset > offset), "a decided record was waited for");
-                Vec::new()
-            }
-        }
+    pub(crate) fn decided(&mut self, offset: Offset) -> Option<Pending> {
+        let first = self.first_offset();
+        debug_assert!(first.is_none_or(|f| f >= offset), "a decided record is still waited for");
+        if first == Some(offset) { self.pop() } else { None }
     }
 
     /// Nothing in flight will be decided: every caller is told that the outcome is unknown.
     pub(crate) fn abandon(&mut self) {
-        while !self.queue.is_empty() {
-            for reply in self.pop() {
+        while let Some(pending) = self.pop() {
+            for reply in pending.replies {
                 // A caller that has gone away does not mind.
                 let _ = reply.send(Err(Unanswered::Unknown));
             }
         }
     }
 
-    fn pop(&mut self) -> Vec<Reply> {
+    fn pop(&mut self) -> Option<Pending> {
+        let first = self.queue.pop_front()?;
         let ticket = self.left;
-        let Some(first) = self.queue.pop_front() else { return Vec::new() };
         self.left += 1;
         if !first.identity.is_empty() {
             if let Ok(entry) = self.claims.find_entry(first.hash, |t| *t == ticket) {
@@ -199,7 +208,7 @@ impl Intake {
                 }
             }
         }
-        first.replies
+        Some(first)
     }
 
     fn hash(&self, identity: &[u8]) -> u64 {

@@ -3,7 +3,7 @@
 //!
 //! It reads the log from where the ledger stands, decides for itself, and commits rows and position in one
 //! transaction under an epoch: whatever crashes, each win ends as exactly one row, and an issuer that was
-//! replaced changes nothing any more (DESIGN: invariants 6 and 7).
+//! replaced changes nothing any more (ARCHITECTURE: invariants 6 and 7).
 
 use std::{
     collections::HashMap,

@@ -26,7 +26,7 @@ pub const CODE_BYTES: usize = 64;
 /// Largest log value that is read as a command, in bytes. A larger one is malformed.
 pub const COMMAND_BYTES: usize = 4_096;
 /// The clock of an API node may differ from the log's by this much, in milliseconds, before the gate is
-/// allowed to refuse by time (DESIGN: invariant 1).
+/// allowed to refuse by time (ARCHITECTURE: invariant 1).
 pub const SKEW_MS: i64 = 1_000;
 
 // A winner's index is a u32 in the decider's table, and a rank never exceeds stock plus releases.
