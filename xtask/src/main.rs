@@ -1,0 +1,71 @@
+//! `cargo xtask`: what is done to a real `dibs serve` from outside, to see that nothing acknowledged is lost.
+
+mod crash;
+mod disk_full;
+mod http;
+mod judge;
+mod load;
+mod power_cut;
+mod server;
+mod stall;
+mod volume;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+/// Tests of Dibs that need a whole server, a whole disk or a whole machine
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Xtask {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Kill the server under load, again and again, on the same data
+    Crash(Rounds),
+    /// Stop the server for 5 s under load (SIGSTOP), and let it go on
+    Stall(Common),
+    /// Let the disk fill up under load, and make room again
+    DiskFull(Common),
+    /// Copy the disk under load as a power cut would leave it, and start a server on the copy
+    PowerCut(Rounds),
+}
+
+#[derive(clap::Args, Clone)]
+struct Rounds {
+    /// How often
+    #[arg(long, default_value_t = 20)]
+    rounds: u32,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(clap::Args, Clone)]
+struct Common {
+    /// Decides when what is pressed and killed [default: a random one, which is printed]
+    #[arg(long)]
+    seed: Option<u64>,
+    /// The dibs to test [default: built now, in the dev profile]
+    #[arg(long, value_name = "PATH")]
+    binary: Option<PathBuf>,
+}
+
+impl Common {
+    fn random(&self) -> fastrand::Rng {
+        let seed = self.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
+        println!("--seed {seed}");
+        fastrand::Rng::with_seed(seed)
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    match Xtask::parse().command {
+        Command::Crash(rounds) => crash::run(&rounds),
+        Command::Stall(common) => stall::run(&common),
+        Command::DiskFull(common) => disk_full::run(&common),
+        Command::PowerCut(rounds) => power_cut::run(&rounds),
+    }
+}
