@@ -245,7 +245,10 @@ impl Worker {
                 self.rush.heard.store(self.rush.since_start(now), Relaxed);
                 (self.learn(&job, reply), Some(reply.status), reply.retry_after)
             }
-            Err(_) => (Outcome::Lost, None, None),
+            Err(why) => {
+                lock(&self.tally).lost_why = Some(why.to_string());
+                (Outcome::Lost, None, None)
+            }
         };
         lock(&self.tally).note(outcome, status, now - began, now, !job.press.early);
         if outcome.asks_again() {

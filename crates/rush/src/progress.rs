@@ -51,15 +51,15 @@ pub struct Snapshot {
 impl Snapshot {
     fn line(&self) -> String {
         let numbers = format!(
-            "{} of {} pressed  {} claims/s  {} of {} left  {} in the ledger  p50 {} p99 {}",
-            count(self.pressed),
-            count(self.presses),
+            "{} claims/s  {} of {} left, {} in the ledger  p50 {} p99 {}  {} of {} pressed",
             count(self.rate as u64),
             count(self.remaining),
             count(self.stock),
             count(self.issued),
             millis(self.p50_us),
             millis(self.p99_us),
+            count(self.pressed),
+            count(self.presses),
         );
         match self.phase {
             Phase::Waiting => format!("opens in {:.1} s  {numbers}", self.opens_in.as_secs_f64()),
@@ -85,7 +85,7 @@ impl Bar {
     /// An empty bar, drawn with the first snapshot.
     pub fn new() -> Bar {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(8));
-        let style = ProgressStyle::with_template("{bar:24} {msg}").expect("the template is a constant");
+        let style = ProgressStyle::with_template("{bar:8} {wide_msg}").expect("the template is a constant");
         bar.set_style(style);
         Bar(bar)
     }

@@ -13,6 +13,7 @@ use crate::gather::Evidence;
 use crate::judge::{Kind, judge};
 use crate::load::{self, Rush, Tallies, lock};
 use crate::order::presses;
+use crate::outcome::Outcome;
 use crate::pace::Timetable;
 use crate::plan::{PlanError, RushPlan};
 use crate::progress::{Phase, Progress, Snapshot};
@@ -251,6 +252,10 @@ fn start_report(rush: &Rush, watch: &Watch<'_>, tally: &Tally) -> Report {
         ledger_after_ms: ms(watch.ledger_after),
         ..Report::default()
     };
+    if let Some(why) = &tally.lost_why {
+        let lost = tally.count(Outcome::Lost);
+        report.notes.push(format!("{lost} requests had no answer, the last because: {why}"));
+    }
     report
         .fill_load(tally, tally.last.map_or(Duration::ZERO, |last| last.saturating_duration_since(opening)));
     report

@@ -45,6 +45,8 @@ pub(crate) struct Tally {
     pub(crate) odd: Vec<String>,
     /// How many of them there were.
     pub(crate) odd_count: u64,
+    /// Why a request had no answer, the latest reason.
+    pub(crate) lost_why: Option<String>,
     /// When the last verdict came.
     pub(crate) last: Option<Instant>,
 }
@@ -62,6 +64,7 @@ impl Tally {
             given_up: 0,
             odd: Vec::new(),
             odd_count: 0,
+            lost_why: None,
             last: None,
         }
     }
@@ -114,6 +117,7 @@ impl Tally {
         self.odd.extend(other.odd);
         self.odd.truncate(ODD_KEPT);
         self.odd_count += other.odd_count;
+        self.lost_why = other.lost_why.or(self.lost_why.take());
         self.last = self.last.max(other.last);
     }
 }

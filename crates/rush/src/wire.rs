@@ -198,8 +198,9 @@ impl Line {
             read(sender.send_request(request).await?).await
         });
         poll_fn(|cx| {
-            // Request, head and body pass between the halves: three rounds settle what one wake-up brought.
-            for _ in 0..3 {
+            // The first round makes the connection ready, the second one writes: a request is on its way after
+            // one poll, however soon it is given up.
+            for _ in 0..2 {
                 if let Poll::Ready(reply) = reply.as_mut().poll(cx) {
                     return Poll::Ready(reply);
                 }

@@ -4,7 +4,9 @@
 mod fake;
 
 use clap::Parser;
-use dibs_rush::{Report, Row, RushArgs, RushError, RushPlan, Silent, run, table};
+use dibs_rush::{
+    DemoArgs, Report, Row, RushArgs, RushError, RushPlan, ServerHandle, Silent, demo, run, table,
+};
 use fake::{Fake, Fault};
 
 #[derive(Parser)]
@@ -88,7 +90,7 @@ async fn each_bug_is_found_and_named() {
         (Fault::SameRankForTwo, "issued_twice", "rank 3 belongs to"),
         (Fault::SkipsARank, "ranks_out_of_order", "1 ranks from 4 on were given to nobody"),
         (Fault::RefusesWhileSomeAreLeft, "under_issued", "2 coupons are left"),
-        (Fault::ChangesACode, "contradictory_answers", "was shown rank 3 as"),
+        (Fault::ChangesACode, "contradictory_answers", "was shown rank "),
         (Fault::LosesACoupon, "acknowledged_but_missing", "the server knows no coupon"),
         (Fault::WinsAfterSoldOut, "contradictory_answers", "was told sold out, and was acknowledged a win"),
         (Fault::ShowsSomebodyElsesWin, "unexpected_answers", "the win of another user was shown"),
@@ -117,7 +119,8 @@ async fn what_was_decided_without_an_answer_is_found_out() {
     assert_eq!(report.won, 25);
     assert_exact(&report);
     assert!(report.given_up > 0);
-    assert!(report.notes[0].contains("had no verdict"), "{:?}", report.notes);
+    let notes = report.notes.join("; ");
+    assert!(notes.contains("presses had no verdict") && notes.contains("the last because: "), "{notes}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -176,7 +179,7 @@ async fn open_mode_sends_everything() {
 #[tokio::test(flavor = "multi_thread")]
 async fn it_creates_the_campaign_and_some_cannot_wait() {
     let fake = Fake::start(Fault::None).await;
-    let report = rush(&fake, "--create-stock 20 --opens-in 50ms --users 100 --early 0.3").await.unwrap();
+    let report = rush(&fake, "--create-stock 20 --opens-in 1s --users 100 --early 0.3").await.unwrap();
     assert_eq!((report.early, report.presses, report.stock), (30, 130, 20));
     assert_exact(&report);
     assert_eq!(report.won, 20);
@@ -217,4 +220,17 @@ async fn the_report_is_a_table_and_json() {
     assert!(row("oversold ").ends_with(" 1"));
     assert_eq!(row("issued twice").chars().count(), row("claims/s").chars().count());
     assert!(table(&report, &[], true).contains("\x1b[31mNOT EXACT\x1b[0m"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demonstration_is_a_whole_rush() {
+    let fake = Fake::start(Fault::None).await;
+    let server = ServerHandle { url: fake.url.clone(), admin_key: Some("k".into()), pid: std::process::id() };
+    let args = DemoArgs { users: 1_000, stock: 20, press: 2, connections: 16, keep: false };
+    let report = demo(&args, &server, &Silent).await.unwrap();
+    assert_exact(&report);
+    assert_eq!((report.won, report.issued, report.presses, report.early), (20, 20, 2_050, 50));
+    assert!(report.outcomes["not_open"] > 0);
+    assert!(report.drops > 0 && report.ledger_after_ms.is_some() && report.server_memory.is_some());
+    assert!(table(&report, &[], false).contains("last coupon in the ledger after"));
 }

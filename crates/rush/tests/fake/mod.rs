@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -117,13 +117,14 @@ impl std::error::Error for Hangup {}
 
 async fn serve(state: Arc<State>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Hangup> {
     let path = request.uri().path().to_owned();
+    let query = request.uri().query().unwrap_or_default().to_owned();
     let method = request.method().clone();
     let key = request.headers().get("idempotency-key").map(|v| v.to_str().unwrap().to_owned());
     let body = request.into_body().collect().await.map_err(|_| Hangup)?.to_bytes();
     if state.fault == Fault::AnswersSlowly {
         tokio::time::sleep(Duration::from_millis(3)).await;
     }
-    let Some((status, json)) = state.answer(&method, &path, &key.unwrap_or_default(), &body) else {
+    let Some((status, json)) = state.answer(&method, &path, &query, &key.unwrap_or_default(), &body) else {
         return Err(Hangup);
     };
     let response = Response::builder().status(status).header("content-type", "application/json");
@@ -139,7 +140,7 @@ fn problem(status: u16, verdict: &str) -> Answer {
 }
 
 impl State {
-    fn answer(&self, method: &Method, path: &str, key: &str, body: &[u8]) -> Answer {
+    fn answer(&self, method: &Method, path: &str, query: &str, key: &str, body: &[u8]) -> Answer {
         let mut campaigns = self.campaigns.lock().unwrap();
         let parts: Vec<&str> = path.trim_start_matches("/v1/").split('/').collect();
         if *method == Method::POST && parts == ["campaigns"] {
@@ -151,7 +152,8 @@ impl State {
             return Some((201, json!({})));
         }
         if let ["coupons", code] = parts[..] {
-            let mut wins = campaigns.values().flat_map(|c| &c.wins);
+            let campaign = query.strip_prefix("campaign=").and_then(|id| campaigns.get(id));
+            let mut wins = campaign.iter().flat_map(|c| &c.wins);
             let win = wins.find(|win| win.code == code && self.shows(win));
             return win.map_or_else(|| problem(404, "unknown_coupon"), |win| Some((200, shown("won", win))));
         }
@@ -222,7 +224,7 @@ impl State {
             && !again
         {
             let mut win = Win::clone(win);
-            if self.fault == Fault::ChangesACode && win.rank == 3 {
+            if self.fault == Fault::ChangesACode && win.rank <= 10 {
                 win.code.push('X');
             }
             if self.fault == Fault::ShowsSomebodyElsesWin && win.rank == 3 {
@@ -230,7 +232,8 @@ impl State {
             }
             return Some((200, shown("already_won", &win)));
         }
-        if campaign.claims <= campaign.too_early {
+        let opens_at = humantime::parse_rfc3339(&campaign.opens_at).unwrap();
+        if campaign.claims <= campaign.too_early || SystemTime::now() < opens_at {
             return problem(425, "not_open");
         }
         let won = campaign.wins.len() as u64;
