@@ -37,11 +37,11 @@ pub(crate) fn binary(given: Option<&Path>) -> anyhow::Result<PathBuf> {
         .output()
         .context("cannot run cargo")?;
     ensure!(built.status.success(), "dibs does not build");
-    let artifacts = built.stdout.split(|b| *b == b'\n').filter_map(|line| {
+    let mut artifacts = built.stdout.split(|b| *b == b'\n').filter_map(|line| {
         let message: serde_json::Value = serde_json::from_slice(line).ok()?;
         (message["target"]["name"] == "dibs").then(|| message["executable"].as_str().map(PathBuf::from))?
     });
-    artifacts.last().context("cargo did not say where dibs is")
+    artifacts.next_back().context("cargo did not say where dibs is")
 }
 
 impl Server {

@@ -155,7 +155,9 @@ impl World {
         let command = match which {
             0..5 => Command::Confirm { user, rank: None },
             5..9 => Command::Cancel { user, rank: self.random.bool().then_some(rank) },
-            9..13 => Command::Redeem { rank, by: user, key: if rank.is_multiple_of(2) { "t" } else { "" }.into() },
+            9..13 => {
+                Command::Redeem { rank, by: user, key: if rank.is_multiple_of(2) { "t" } else { "" }.into() }
+            }
             13 => Command::Unredeem { rank },
             14 | 15 => {
                 let key = format!("r{}", self.random.u32(..3)).into();
