@@ -240,5 +240,5 @@ pub(crate) fn win(press: &Press, reply: &Reply, at: Instant) -> Option<Win> {
     }
     let rank = reply.body["rank"].as_u64()?;
     let code = reply.body["code"].as_str().map(String::from);
-    Some(Win { press: press.clone(), rank, code, at, first: reply.body["verdict"] == Value::from("won") })
+    Some(Win { press: press.clone(), rank, code, at, first: reply.body["verdict"] == "won" })
 }
