@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::ensure;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::http::{Connection, Reply};
 
