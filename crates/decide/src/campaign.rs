@@ -6,7 +6,7 @@ use alloc::{
 };
 
 use dibs_model::{
-    CampaignId, CampaignSpec, Command, Offset, Rank, Timestamp, Verdict,
+    CampaignId, CampaignSpec, CodeSource, Command, Offset, Rank, Timestamp, Verdict,
     limits::{RESTOCK_KEYS, STOCK},
 };
 
@@ -62,6 +62,8 @@ pub struct Campaign {
     pub(crate) created: Offset,
     /// The announced stock plus restocks. `winners.live() <= stock`, always.
     pub(crate) stock: u64,
+    /// Codes in the imported list, as far as the log has said so; never shrinks.
+    pub(crate) codes: u64,
     pub(crate) paused: bool,
     pub(crate) closed: bool,
     pub(crate) winners: Winners,
@@ -82,6 +84,7 @@ impl Campaign {
             stock: spec.stock,
             spec,
             created,
+            codes: 0,
             paused: false,
             closed: false,
             winners: Winners::new(seed),
@@ -110,6 +113,7 @@ impl Campaign {
             Command::Redeem { rank, by, key } => self.redeem(now, *rank, by, key, emit),
             Command::Unredeem { rank } => self.unredeem(*rank, emit),
             Command::Restock { units, key } => self.restock(offset, now, *units, key, emit),
+            Command::Codes { imported } => self.codes(*imported, emit),
             Command::Pause => self.switch(true, self.closed, emit),
             Command::Resume => self.switch(false, self.closed, emit),
             Command::Close => self.switch(self.paused, true, emit),
@@ -331,6 +335,18 @@ impl Campaign {
         Verdict::Restocked { stock: self.stock }
     }
 
+    fn codes(&mut self, imported: u64, emit: &mut impl FnMut(Event)) -> Verdict {
+        if self.spec.codes != CodeSource::Imported {
+            return Verdict::Conflict;
+        }
+        let (from, to) = (self.codes + 1, imported.min(self.winners.len()));
+        self.codes = self.codes.max(imported);
+        if from <= to {
+            emit(Event::Codes { from: from as Rank, to: to as Rank });
+        }
+        Verdict::Done
+    }
+
     fn switch(&mut self, paused: bool, closed: bool, emit: &mut impl FnMut(Event)) -> Verdict {
         if (paused, closed) != (self.paused, self.closed) {
             (self.paused, self.closed) = (paused, closed);
@@ -404,6 +420,11 @@ impl Campaign {
     /// The announced stock plus restocks.
     pub fn stock(&self) -> u64 {
         self.stock
+    }
+
+    /// Codes in its imported list, as far as the log has said so; 0 where codes are made from ranks.
+    pub fn imported_codes(&self) -> u64 {
+        self.codes
     }
 
     /// Units that nobody holds.

@@ -37,6 +37,14 @@ pub enum Event {
         /// Which win.
         rank: Rank,
     },
+    /// Wins from one rank to another, both included, have their imported codes from now on, as far as they
+    /// have a coupon. Those after them have theirs when they are issued.
+    Codes {
+        /// The first.
+        from: Rank,
+        /// The last.
+        to: Rank,
+    },
     /// The win must be confirmed before it has a coupon.
     Hold {
         /// Which win.

@@ -75,6 +75,7 @@ fn put_campaign(out: &mut Vec<u8>, c: &Campaign) {
     put_bytes(out, &Command::Create(c.spec.clone()).to_json());
     put_u64(out, c.created);
     put_u64(out, c.stock);
+    put_u64(out, c.codes);
     out.push(u8::from(c.paused));
     out.push(u8::from(c.closed));
     put_u64(out, c.winners.len());
@@ -166,6 +167,7 @@ impl<'a> Reader<'a> {
         let Ok(Command::Create(spec)) = Command::decode(self.bytes()?) else { return None };
         let mut c = Campaign::new(id, spec, self.u64()?, seed);
         c.stock = self.u64()?;
+        c.codes = self.u64()?;
         c.paused = self.byte()? == 1;
         c.closed = self.byte()? == 1;
         c.winners = self.winners(seed)?;

@@ -24,6 +24,7 @@ struct Twin {
     wins: Vec<TwinWin>,
     line: Vec<(String, String)>,
     restocks: Vec<(String, u64)>,
+    codes: u64,
 }
 
 impl Twin {
@@ -96,6 +97,11 @@ impl Twin {
                 self.restocks.push((key.to_string(), self.stock));
                 self.promote();
                 Verdict::Restocked { stock: self.stock }
+            }
+            Command::Codes { .. } if spec.codes != CodeSource::Imported => Verdict::Conflict,
+            Command::Codes { imported } => {
+                self.codes = self.codes.max(*imported);
+                Verdict::Done
             }
             Command::Pause => self.switch(|t| t.paused = true),
             Command::Resume => self.switch(|t| t.paused = false),
@@ -212,14 +218,14 @@ impl Twin {
 }
 
 fn spec() -> impl Strategy<Value = CampaignSpec> {
-    (1u64..6, 0i64..20, 20i64..60, 1u32..4, 0u32..3, 0u64..4).prop_map(
-        |(stock, opens, closes, limit, hold, waitlist)| CampaignSpec {
+    (1u64..6, 0i64..20, 20i64..60, 1u32..4, 0u32..3, 0u64..4, any::<bool>()).prop_map(
+        |(stock, opens, closes, limit, hold, waitlist, imported)| CampaignSpec {
             title: "t".into(),
             stock,
             opens_at: Timestamp(opens * 1_000),
             closes_at: Timestamp(closes * 1_000),
             per_user_limit: limit,
-            codes: CodeSource::Pattern(Pattern::default()),
+            codes: if imported { CodeSource::Imported } else { CodeSource::Pattern(Pattern::default()) },
             hold_seconds: hold,
             waitlist,
         },
@@ -238,6 +244,7 @@ fn command() -> impl Strategy<Value = Command<'static>> {
         2 => (rank(), user(), key()).prop_map(|(rank, by, key)| Command::Redeem { rank, by, key }),
         1 => rank().prop_map(|rank| Command::Unredeem { rank }),
         1 => (1u64..4, key()).prop_map(|(units, key)| Command::Restock { units, key }),
+        1 => (0u64..9).prop_map(|imported| Command::Codes { imported }),
         1 => Just(Command::Pause),
         2 => Just(Command::Resume),
         1 => (0u8..8).prop_map(|n| if n == 0 { Command::Close } else { Command::Resume }),
@@ -269,22 +276,36 @@ proptest! {
         let mut state = State::new(7);
         let mut twin = Twin::default();
         let (mut clock, mut offset) = (0i64, 0u64);
-        let mut issued = vec![false; 200];
+        let (mut issued, mut coded, mut late) = (vec![false; 200], vec![false; 200], vec![false; 200]);
         let create = Command::Create(Box::new(spec));
         for (i, (step, back, command, gap)) in
             std::iter::once((0, false, create, 1)).chain(steps).enumerate()
         {
             // The brokers' clock sometimes steps back.
             clock = if back { clock - step / 2 } else { clock + step };
+            let (wins, codes) = (twin.wins.len(), twin.codes);
             let mut events = Vec::new();
             let json = command.to_json();
             let verdict = state.apply_record(offset, Timestamp(clock), Some(b"c"), Some(&json), &mut events);
             prop_assert_eq!(verdict, twin.apply(clock, &command), "{:?} at {}", command, clock);
             for (_, event) in events {
-                if let Event::Issue { rank } = event {
-                    prop_assert!(!std::mem::replace(&mut issued[rank as usize], true), "issued twice");
+                match event {
+                    Event::Issue { rank } => {
+                        prop_assert!(!std::mem::replace(&mut issued[rank as usize], true), "issued twice");
+                    }
+                    Event::Codes { from, to } => {
+                        for rank in from..=to {
+                            prop_assert!(!std::mem::replace(&mut coded[rank as usize], true), "two codes");
+                        }
+                    }
+                    _ => {}
                 }
             }
+            // A code that comes after the win has an event, any other comes with the coupon.
+            for rank in 1..=twin.wins.len() {
+                late[rank] |= rank <= wins && codes < rank as u64 && rank as u64 <= twin.codes;
+            }
+            prop_assert_eq!(&coded, &late);
             check_invariants(&state, &mut issued);
             offset += gap;
             if i == cut {

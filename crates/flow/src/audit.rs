@@ -9,7 +9,12 @@ use dibs_log::{Store, batch::Batches};
 use dibs_model::{Offset, Timestamp};
 use serde::Serialize;
 
-use crate::{codes::Codes, flow::CLAIMS_TOPIC, issuer::coupon, receipt};
+use crate::{
+    codes::Codes,
+    flow::CLAIMS_TOPIC,
+    issuer::{coupon, fresh_state},
+    receipt,
+};
 
 /// Rows compared at a time.
 const PAGE: u32 = 10_000;
@@ -98,7 +103,7 @@ struct Replayed {
 /// Decides the partition from the first record up to `to`, and counts what lies beyond.
 fn decide_log(store: &Store, number: u32, to: Offset) -> Result<Replayed, String> {
     let log = store.partition(CLAIMS_TOPIC, number).expect("the topic has this partition");
-    let mut replayed = Replayed { state: State::new(0), records: 0, later: 0 };
+    let mut replayed = Replayed { state: fresh_state(), records: 0, later: 0 };
     let mut beyond = None;
     let (mut buffer, mut events) = (Vec::new(), Vec::new());
     let mut next = log.log_start_offset();
@@ -112,8 +117,8 @@ fn decide_log(store: &Store, number: u32, to: Offset) -> Result<Replayed, String
                     continue;
                 }
                 if record.offset >= to && beyond.is_none() {
-                    let copy = replayed.state.snapshot();
-                    beyond = Some(State::restore(&copy, 0).expect("what was just written can be read"));
+                    let (copy, seed) = (replayed.state.snapshot(), replayed.records);
+                    beyond = Some(State::restore(&copy, seed).expect("what was just written can be read"));
                 }
                 let state = beyond.as_mut().unwrap_or(&mut replayed.state);
                 let time = Timestamp(record.timestamp);

@@ -185,6 +185,8 @@ impl Decider {
             intake.abandon();
             if let Err(error) = self.partition.log.reset() {
                 tracing::error!(partition = self.partition.number, %error, "the log takes no more records");
+                let broken = matches!(error, CommitError::Broken(_));
+                self.partition.broken.store(broken, Ordering::Release);
             }
         }
         self.partition.moved.notify_waiters();

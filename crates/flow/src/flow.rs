@@ -9,14 +9,15 @@ use std::{
 use dibs_decide::State;
 use dibs_ledger::Ledger;
 use dibs_log::{PartitionLog, Store, batch::Batches};
-use dibs_model::CampaignId;
+use dibs_model::{CampaignId, CodeSource, Command};
 use tokio::sync::Notify;
 
 use crate::{
     clock::Clock,
     codes::{Codes, ImportError, is_code},
     decider,
-    issuer::{IssueError, Issuer, Throttle, snapshot_name},
+    intake::Unanswered,
+    issuer::{IssueError, Issuer, Throttle, check_log, fresh_state, snapshot_name},
     partition::Partition,
     receipt::Signatory,
     secret::Secret,
@@ -24,6 +25,8 @@ use crate::{
 
 /// Claims and every other command; key = campaign id.
 pub const CLAIMS_TOPIC: &str = "dibs.claims";
+/// How long a stop waits for the ledger. What is not written by then is written at the next start.
+const ISSUE_GRACE: Duration = Duration::from_secs(10);
 /// Imported coupon codes; key = campaign id, value = code.
 pub const CODES_TOPIC: &str = "dibs.codes";
 
@@ -108,7 +111,7 @@ impl Flow {
         let mut partitions = Vec::new();
         for number in 0..partition_count(&store, CLAIMS_TOPIC) {
             let log = store.partition(CLAIMS_TOPIC, number).expect("the topic has this partition");
-            let state = restored(&store, number, &log);
+            let state = restored(&store, number, &log).unwrap_or_else(fresh_state);
             partitions.push(Arc::new(Partition::new(number, log, state, config)));
         }
         Ok(Flow {
@@ -158,7 +161,8 @@ impl Flow {
         }
     }
 
-    /// Answers what is in flight, writes what was decided, seals the log. Nothing may be asked afterwards.
+    /// Answers what is in flight, writes what was decided as far as the ledger takes it soon, seals the log.
+    /// Nothing may be asked afterwards.
     pub async fn stop(&self) {
         for partition in &self.partitions {
             partition.stop();
@@ -167,19 +171,40 @@ impl Flow {
         let joined = tokio::task::spawn_blocking(move || deciders.into_iter().for_each(|d| drop(d.join())));
         joined.await.expect("joining does not panic");
         let issuers = std::mem::take(&mut *self.issuers.lock().expect("no panic while locked"));
-        for issuer in issuers {
-            // A permit is kept for an issuer that is not waiting at this moment.
+        // A permit is kept for an issuer that is not waiting at this moment.
+        let deadline = tokio::time::Instant::now() + ISSUE_GRACE;
+        for (mut issuer, partition) in issuers.into_iter().zip(&self.partitions) {
             self.stop_issuers.notify_one();
-            let _ = issuer.await;
+            if tokio::time::timeout_at(deadline, &mut issuer).await.is_err() {
+                issuer.abort();
+                let behind = partition.log.high_watermark() - partition.issuance.next_offset();
+                tracing::warn!(partition = partition.number, records = behind, "issued at the next start");
+            }
         }
         if let Err(error) = self.store.close() {
             tracing::error!(%error, "the log was not sealed; the next start will verify it");
         }
     }
 
-    /// Whether every partition has decided what was in the log at the start.
+    /// Whether every partition has decided what was in the log at the start, and takes claims.
     pub fn is_ready(&self) -> bool {
-        self.partitions.iter().all(|p| p.is_ready())
+        self.partitions.iter().all(|p| p.is_ready() && !p.is_broken())
+    }
+
+    /// Whether a log can be written no more until a restart.
+    pub fn is_broken(&self) -> bool {
+        self.partitions.iter().any(|p| p.is_broken())
+    }
+
+    /// Refuses a ledger that is newer than the log. One that cannot be read now is not refused: issuing waits
+    /// for it, and checks again.
+    pub async fn check_ledger<L: Ledger>(&self, ledger: &L) -> Result<(), IssueError> {
+        for partition in &self.partitions {
+            if let Ok(Some(next)) = ledger.next_offset(partition.number).await {
+                check_log(partition.number, &partition.log, next)?;
+            }
+        }
+        Ok(())
     }
 
     /// The partition that decides a campaign.
@@ -236,14 +261,30 @@ impl Flow {
         Ok(self.codes.imported(campaign))
     }
 
+    /// Says in the log how long a campaign's list of codes has become, so that wins that came before their codes
+    /// get them in the ledger too. To be called after an import and after a campaign was created, whichever
+    /// comes first: without a campaign, or with nothing new to say, it does nothing.
+    pub async fn announce_codes(&self, campaign: &CampaignId) -> Result<(), Unanswered> {
+        let partition = self.partition(campaign.as_str());
+        let imported = self.codes.imported(campaign);
+        let news = partition
+            .state()
+            .campaign(campaign.as_str())
+            .is_some_and(|c| c.spec().codes == CodeSource::Imported && c.imported_codes() < imported);
+        if news {
+            partition.command(campaign.as_str(), &Command::Codes { imported }).await?;
+        }
+        Ok(())
+    }
+
     /// The data folder.
     pub fn store(&self) -> &Arc<Store> {
         &self.store
     }
 }
 
-/// Where the state of a partition can start: its snapshot if there is one that fits the log, or nothing.
-fn restored(store: &Store, number: u32, log: &PartitionLog) -> State {
+/// The state that a partition can start from: its snapshot, if there is one that fits the log.
+fn restored(store: &Store, number: u32, log: &PartitionLog) -> Option<State> {
     let seed = std::hash::BuildHasher::hash_one(&foldhash::fast::RandomState::default(), number);
     let name = snapshot_name(number);
     let state = match store.get(&name) {
@@ -256,7 +297,7 @@ fn restored(store: &Store, number: u32, log: &PartitionLog) -> State {
             None
         }
     };
-    state.filter(|s| s.next_offset() <= log.high_watermark()).unwrap_or_else(|| State::new(seed))
+    state.filter(|s| s.next_offset() <= log.high_watermark())
 }
 
 /// Reads every imported code from the log.

@@ -19,7 +19,7 @@ use dibs_ledger::{
     CampaignState, Change, Coupon, CouponStatus, Lease, Ledger, LedgerBatch, LedgerError, Position,
 };
 use dibs_log::{PartitionLog, Store, batch::Batches};
-use dibs_model::{CampaignId, Offset, Rank, Timestamp};
+use dibs_model::{CampaignId, CodeSource, Offset, Rank, Timestamp};
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{codes::Codes, partition::Partition};
@@ -101,6 +101,20 @@ pub enum IssueError {
     /// The ledger will not take this, however often it is tried.
     #[error("the ledger refuses: {0}")]
     Ledger(#[source] LedgerError),
+    /// The ledger has rows of records that the log does not have. To go on would give their offsets, and the
+    /// ranks that were decided there, to others.
+    #[error(
+        "the ledger has written partition {partition} up to offset {ledger}, but the log ends at {log}: the log is \
+         older than its ledger. Restore the newer log, or give this one a new ledger (`dibs replay`)"
+    )]
+    LogBehind {
+        /// Which partition.
+        partition: u32,
+        /// Where the ledger stands.
+        ledger: Offset,
+        /// The log's high watermark.
+        log: Offset,
+    },
     /// The log cannot be read.
     #[error("the log cannot be read: {0}")]
     Log(String),
@@ -119,21 +133,34 @@ pub struct Issuer<L> {
     snapshots: Option<(Arc<Store>, u64)>,
 }
 
+/// Whether a log can be the one that a ledger was written from.
+pub(crate) fn check_log(partition: u32, log: &PartitionLog, ledger: Offset) -> Result<(), IssueError> {
+    match log.high_watermark() {
+        log if log < ledger => Err(IssueError::LogBehind { partition, ledger, log }),
+        _ => Ok(()),
+    }
+}
+
+/// Nothing decided yet, under a seed of its own.
+pub(crate) fn fresh_state() -> State {
+    State::new(std::hash::BuildHasher::hash_one(&foldhash::fast::RandomState::default(), 0))
+}
+
 /// The name of a partition's snapshot in the data folder.
 pub fn snapshot_name(partition: u32) -> String {
     format!("decider-{partition}.snapshot")
 }
 
 impl<L: Ledger> Issuer<L> {
-    /// Takes the partition over from whoever had it, and starts where the ledger stands. `state` may be older
-    /// than that, or empty, but not newer.
+    /// Takes the partition over from whoever had it, and starts where the ledger stands. `state` spares it the
+    /// log before that, unless it is newer than the ledger.
     pub async fn start(
         number: u32,
         log: Arc<PartitionLog>,
         ledger: Arc<L>,
         codes: Arc<Codes>,
         throttle: Arc<Throttle>,
-        state: State,
+        state: Option<State>,
         snapshots: Option<Arc<Store>>,
     ) -> Result<Self, IssueError> {
         let mut wait = BACKOFF.0;
@@ -148,8 +175,8 @@ impl<L: Ledger> Issuer<L> {
                 Err(error) => return Err(IssueError::Ledger(error)),
             }
         };
-        let fits = state.next_offset() <= lease.next_offset;
-        let state = if fits { state } else { State::new(0) };
+        check_log(number, &log, lease.next_offset)?;
+        let state = state.filter(|s| s.next_offset() <= lease.next_offset).unwrap_or_else(fresh_state);
         Ok(Issuer {
             number,
             log,
@@ -224,9 +251,9 @@ impl<L: Ledger> Issuer<L> {
                 let time = Timestamp(record.timestamp);
                 self.state.apply_record(record.offset, time, record.key, record.value, &mut events);
                 for (index, event) in events.drain(..) {
-                    let change =
-                        self.change(index, event).filter(|_| record.offset >= self.lease.next_offset);
-                    changes.extend(change.map(|c| (record.offset, c)));
+                    if record.offset >= self.lease.next_offset {
+                        self.changes(index, event, |change| changes.push((record.offset, change)));
+                    }
                 }
                 if changes.len() >= batch_limit {
                     self.write(&mut changes, partition).await?;
@@ -238,19 +265,27 @@ impl<L: Ledger> Issuer<L> {
     }
 
     /// What an event means to the ledger.
-    fn change(&self, index: u32, event: Event) -> Option<Change> {
+    fn changes(&self, index: u32, event: Event, mut put: impl FnMut(Change)) {
         let campaign = self.state.at(index);
         let id = || Arc::from(campaign.id().as_str());
-        Some(match event {
-            Event::Campaign => Change::Campaign(campaign_row(campaign, self.number)),
-            Event::Issue { rank } => Change::Issued(coupon(campaign, rank, self.number, &self.codes)),
-            Event::Release { rank, issued: true } => Change::Cancelled { campaign: id(), rank },
-            Event::Hold { .. } | Event::Release { .. } => return None,
+        match event {
+            Event::Campaign => put(Change::Campaign(campaign_row(campaign, self.number))),
+            Event::Issue { rank } => put(Change::Issued(coupon(campaign, rank, self.number, &self.codes))),
+            Event::Release { rank, issued: true } => put(Change::Cancelled { campaign: id(), rank }),
+            Event::Hold { .. } | Event::Release { .. } => {}
             Event::Redeem { rank, redemption } => {
-                Change::Redeemed { campaign: id(), rank, by: redemption.by, at: redemption.at }
+                put(Change::Redeemed { campaign: id(), rank, by: redemption.by, at: redemption.at });
             }
-            Event::Unredeem { rank } => Change::Unredeemed { campaign: id(), rank },
-        })
+            Event::Unredeem { rank } => put(Change::Unredeemed { campaign: id(), rank }),
+            Event::Codes { from, to } => {
+                let issued = (from..=to).filter(|r| campaign.win_at(*r).is_some_and(|w| w.issued));
+                for rank in issued {
+                    if let Some(code) = written_code(campaign, rank, &self.codes) {
+                        put(Change::CodeAssigned { campaign: id(), rank, code });
+                    }
+                }
+            }
+        }
     }
 
     /// One ledger transaction, tried until it stands.
@@ -328,7 +363,7 @@ impl<L: Ledger> Issuer<L> {
 
     /// What the ledger has already is counted once, from the state, up to where the ledger stands.
     async fn seed_counts(&mut self, issuance: &Issuance) -> Result<(), IssueError> {
-        while self.state.next_offset() < self.lease.next_offset.min(self.log.high_watermark()) {
+        while self.state.next_offset() < self.lease.next_offset {
             // Nothing is written below the lease: `step` only decides, until it passes the lease.
             self.catch_up_chunk()?;
         }
@@ -403,7 +438,7 @@ pub(crate) fn coupon(campaign: &Campaign, rank: Rank, partition: u32, codes: &Co
         campaign: campaign.id().as_str().into(),
         rank,
         user: win.user.into(),
-        code: codes.code(campaign, rank).map(Into::into),
+        code: written_code(campaign, rank, codes),
         status: CouponStatus::Issued,
         partition,
         offset: win.offset,
@@ -411,6 +446,14 @@ pub(crate) fn coupon(campaign: &Campaign, rank: Rank, partition: u32, codes: &Co
         redeemed_by: None,
         redeemed_at: None,
     }
+}
+
+/// The code that the ledger has at this point of the log. An imported one is written once the log has said that
+/// it is there, so that a replay writes the same rows and events, however long the list has become since.
+fn written_code(campaign: &Campaign, rank: Rank, codes: &Codes) -> Option<Box<str>> {
+    let imported = campaign.spec().codes == CodeSource::Imported;
+    let told = !imported || u64::from(rank) <= campaign.imported_codes();
+    codes.code(campaign, rank).filter(|_| told).map(Into::into)
 }
 
 /// Coupons a second for all partitions of the process together.

@@ -34,6 +34,8 @@ pub struct Partition {
     pub(crate) moved: Notify,
     pub(crate) caught_up: AtomicBool,
     pub(crate) stopping: AtomicBool,
+    /// The log takes nothing more: a failed sync cannot be tried again.
+    pub(crate) broken: AtomicBool,
     pub(crate) counters: Counters,
     pub(crate) clock: Clock,
     /// How far the issuer is.
@@ -59,6 +61,7 @@ impl Partition {
             moved: Notify::new(),
             caught_up: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
             counters: Counters::new(number),
             clock: config.clock.clone(),
             issuance: Issuance::default(),
@@ -83,6 +86,11 @@ impl Partition {
     /// Whether everything that stood in the log at the start has been decided.
     pub fn is_ready(&self) -> bool {
         self.caught_up.load(Ordering::Acquire)
+    }
+
+    /// Whether the log can be written no more until a restart has verified it.
+    pub fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
     }
 
     /// The log that this partition is decided from.

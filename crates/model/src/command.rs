@@ -66,6 +66,12 @@ pub enum Command<'a> {
         /// The same key again is a retry; without one every restock counts.
         key: Cow<'a, str>,
     },
+    /// Says how long the campaign's list of imported codes has become. Wins that came before their codes have
+    /// them from here on. The codes themselves are records of `dibs.codes`, written before this one.
+    Codes {
+        /// Codes in the list, repetitions left out; at most [`limits::STOCK`].
+        imported: u64,
+    },
     /// Suspends claims.
     Pause,
     /// Ends a pause.
@@ -112,6 +118,7 @@ struct Raw<'a> {
     #[serde(borrow)]
     code_pattern: Option<Cow<'a, str>>,
     imported_codes: Option<bool>,
+    imported: Option<u64>,
     hold_seconds: Option<u32>,
     waitlist: Option<u64>,
 }
@@ -152,6 +159,9 @@ impl<'a> Command<'a> {
             Command::Restock { units, key } => {
                 let o = Object::of("restock", out).number("units", *units as i64);
                 if key.is_empty() { o.end() } else { o.text("key", key).end() }
+            }
+            Command::Codes { imported } => {
+                Object::of("codes", out).number("imported", *imported as i64).end();
             }
             Command::Pause => Object::of("pause", out).end(),
             Command::Resume => Object::of("resume", out).end(),
@@ -199,6 +209,7 @@ impl<'a> Raw<'a> {
             "redeem" => Command::Redeem { rank: self.rank()?, by: self.by()?, key: self.key()? },
             "unredeem" => Command::Unredeem { rank: self.rank()? },
             "restock" => Command::Restock { units: self.units()?, key: self.key()? },
+            "codes" => Command::Codes { imported: self.imported()? },
             "pause" => Command::Pause,
             "resume" => Command::Resume,
             "close" => Command::Close,
@@ -231,6 +242,10 @@ impl<'a> Raw<'a> {
 
     fn units(&self) -> Result<u64, Malformed> {
         self.units.filter(|u| (1..=limits::STOCK).contains(u)).ok_or_else(|| missing("units"))
+    }
+
+    fn imported(&self) -> Result<u64, Malformed> {
+        self.imported.filter(|n| *n <= limits::STOCK).ok_or_else(|| missing("imported"))
     }
 
     fn spec(self) -> Result<CampaignSpec, Malformed> {
@@ -382,6 +397,7 @@ mod tests {
             Command::Redeem { rank: 3, by: "till 7".into(), key: "".into() },
             Command::Unredeem { rank: 3 },
             Command::Restock { units: 10, key: "r1".into() },
+            Command::Codes { imported: 5 },
             Command::Pause,
             Command::Resume,
             Command::Close,

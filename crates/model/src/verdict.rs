@@ -37,7 +37,7 @@ pub enum Verdict {
     SoldOut,
     /// `create`: the campaign exists now, or existed with the same content.
     Created,
-    /// `create`: a campaign with this id and other content exists.
+    /// `create`: a campaign with this id and other content exists; `codes`: it makes its own codes.
     Conflict,
     /// `confirm`: the held win is kept.
     Confirmed {
@@ -81,7 +81,7 @@ pub enum Verdict {
     },
     /// `restock`: the stock would exceed its limit.
     StockLimit,
-    /// `pause`, `resume`, `close`: it is so.
+    /// `codes`, `pause`, `resume`, `close`: it is so.
     Done,
     /// `confirm`, `cancel`, `redeem`, `unredeem`: there is no such live win.
     NoSuchWin,

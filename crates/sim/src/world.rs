@@ -5,7 +5,9 @@ use std::{future::Future, pin::Pin, sync::Arc, task, time::Duration};
 use dibs_flow::{Claimed, Clock, Decider, Flow, FlowConfig, IssueError, Issuer, Secret, Unanswered};
 use dibs_ledger::Ledger;
 use dibs_log::{Call, CommitError, MemoryStorage, Storage, Store, StoreConfig};
-use dibs_model::{CampaignSpec, CodeSource, Command, Pattern, Timestamp, Verdict, limits::SKEW_MS};
+use dibs_model::{
+    CampaignId, CampaignSpec, CodeSource, Command, Pattern, Timestamp, Verdict, limits::SKEW_MS,
+};
 
 use crate::{
     Mutation, Summary,
@@ -110,7 +112,8 @@ impl World {
 
     async fn step(&mut self) -> Result<(), String> {
         match self.random.u32(..100) {
-            0..40 => self.press_claim(),
+            0..38 => self.press_claim(),
+            38..40 => self.import_codes(),
             40..52 => self.press_other(),
             52..74 => {
                 let which = self.random.usize(..self.partitions as usize);
@@ -169,6 +172,20 @@ impl World {
             _ => Command::Expire { rank },
         };
         self.press(Request { campaign, command });
+    }
+
+    /// Codes come before and after the wins that they are for.
+    fn import_codes(&mut self) {
+        let (campaign, first) = (self.campaign(), self.random.u32(..20));
+        let list: Vec<String> =
+            (first..first + self.random.u32(1..6)).map(|n| format!("{campaign}-{n}")).collect();
+        let id = CampaignId::new(&campaign).expect("valid");
+        let imported =
+            self.node.as_ref().expect("runs").flow.import_codes(&id, list.iter().map(String::as_str));
+        self.note(format!("import {list:?}: {:?}", imported.as_ref().map_err(|e| e.to_string())));
+        if let Ok(imported) = imported {
+            self.press(Request { campaign, command: Command::Codes { imported } });
+        }
     }
 
     fn press(&mut self, request: Request) {
@@ -492,7 +509,10 @@ fn spec(random: &mut fastrand::Rng) -> CampaignSpec {
         opens_at,
         closes_at: if random.u32(..4) == 0 { Timestamp(BEGIN + 30_000) } else { Timestamp::NEVER },
         per_user_limit: random.u32(1..4),
-        codes: CodeSource::Pattern(Pattern::default()),
+        codes: match random.u32(..3) {
+            0 => CodeSource::Imported,
+            _ => CodeSource::Pattern(Pattern::default()),
+        },
         hold_seconds: [0, 0, 1, 4][random.usize(..4)],
         waitlist: [0, 0, 1, 4][random.usize(..4)],
     }

@@ -3,7 +3,6 @@
 use std::{path::PathBuf, sync::Arc};
 
 use anyhow::{Context, bail};
-use dibs_decide::State;
 use dibs_flow::{CLAIMS_TOPIC, Codes, Issuer, Secret, Throttle, load_codes};
 use dibs_ledger::{Ledger, SqliteLedger};
 
@@ -53,8 +52,7 @@ pub(crate) fn run(replay: Replay) -> anyhow::Result<()> {
             let log = store.partition(CLAIMS_TOPIC, number).expect("the topic has this partition");
             let throttle = Arc::new(Throttle::new(None));
             let issuer =
-                Issuer::start(number, log, ledger.clone(), codes.clone(), throttle, State::new(0), None)
-                    .await?;
+                Issuer::start(number, log, ledger.clone(), codes.clone(), throttle, None, None).await?;
             coupons += issuer.run_to_end().await?;
         }
         println!("{coupons} coupons of {partitions} partitions written into {}", replay.into.display());

@@ -68,6 +68,7 @@ async fn server(config: Config) -> anyhow::Result<()> {
         .with_context(|| format!("cannot open the ledger {}", config.ledger.display()))?;
     let ledger = Arc::new(ledger);
     let flow = Arc::new(Flow::start(store, &secret, &config.flow)?);
+    flow.check_ledger(&*ledger).await?;
     flow.issue_into(&ledger);
     let listener = TcpListener::bind(config.listen)
         .await

@@ -86,7 +86,8 @@ pub(crate) async fn create(
     app.admin(&headers)?;
     let request: Create = parse(&body)?;
     let (id, spec) = request.spec()?;
-    if spec.codes == CodeSource::Imported {
+    let imported = spec.codes == CodeSource::Imported;
+    if imported {
         enough_codes(&app, &id, spec.stock)?;
     }
     let partition = app.flow.partition(id.as_str());
@@ -94,6 +95,9 @@ pub(crate) async fn create(
     let answer = partition.command(id.as_str(), &Command::Create(Box::new(spec))).await?;
     match answer.verdict {
         Verdict::Created => {
+            if imported {
+                app.flow.announce_codes(&id).await?;
+            }
             let status = if existed { StatusCode::OK } else { StatusCode::CREATED };
             Ok((status, Json(shown(&app, id.as_str())?)).into_response())
         }
@@ -250,9 +254,13 @@ pub(crate) async fn import_codes(
     let text = String::from_utf8(body.into()).map_err(|_| Problem::invalid("the codes are not UTF-8"))?;
     let before = app.flow.codes().imported(&id);
     let flow = app.flow.clone();
-    let import = tokio::task::spawn_blocking(move || flow.import_codes(&id, text.lines()));
+    let campaign = id.clone();
+    let import = tokio::task::spawn_blocking(move || flow.import_codes(&campaign, text.lines()));
     match import.await.expect("importing does not panic") {
-        Ok(total) => Ok(Json(json!({ "imported": total - before, "total": total }))),
+        Ok(total) => {
+            app.flow.announce_codes(&id).await?;
+            Ok(Json(json!({ "imported": total - before, "total": total })))
+        }
         Err(FlowError::Import(error)) => Err(Problem::invalid(error)),
         Err(error) => {
             Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "The log cannot be written now")

@@ -16,13 +16,16 @@ pub(crate) async fn health() -> &'static str {
     "ok\n"
 }
 
-/// `GET /readyz`: the decider has caught up with the log.
+/// `GET /readyz`: the decider has caught up with the log, and the log can be written.
 pub(crate) async fn ready(State(app): State<Arc<App>>) -> Result<&'static str, Problem> {
     if app.flow.is_ready() {
         return Ok("ready\n");
     }
-    Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", "The log is still being replayed")
-        .retry_after(1))
+    let why = match app.flow.is_broken() {
+        true => "The log cannot be written any more: restart the server, which verifies it",
+        false => "The log is still being replayed",
+    };
+    Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", why).retry_after(1))
 }
 
 /// `GET /metrics`
