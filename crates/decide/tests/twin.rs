@@ -302,8 +302,8 @@ proptest! {
                 }
             }
             // A code that comes after the win has an event, any other comes with the coupon.
-            for rank in 1..=twin.wins.len() {
-                late[rank] |= rank <= wins && codes < rank as u64 && rank as u64 <= twin.codes;
+            for rank in codes + 1..=twin.codes.min(wins as u64) {
+                late[rank as usize] = true;
             }
             prop_assert_eq!(&coded, &late);
             check_invariants(&state, &mut issued);
