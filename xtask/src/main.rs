@@ -1,5 +1,6 @@
 //! `cargo xtask`: what is done to a real `dibs serve` from outside, to see that nothing acknowledged is lost.
 
+mod bench;
 mod crash;
 mod disk_full;
 mod http;
@@ -32,6 +33,15 @@ enum Command {
     DiskFull(Common),
     /// Copy the disk under load as a power cut would leave it, and start a server on the copy
     PowerCut(Rounds),
+    /// Compare side by side, in one run, on this machine
+    #[command(subcommand)]
+    Bench(Bench),
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Claims over HTTP against servers that answer the same few bytes to everybody
+    Http(bench::http::Args),
 }
 
 #[derive(clap::Args, Clone)]
@@ -67,5 +77,6 @@ fn main() -> anyhow::Result<()> {
         Command::Stall(common) => stall::run(&common),
         Command::DiskFull(common) => disk_full::run(&common),
         Command::PowerCut(rounds) => power_cut::run(&rounds),
+        Command::Bench(Bench::Http(args)) => bench::http::run(&args),
     }
 }

@@ -26,52 +26,67 @@ pub(crate) struct Server {
 
 /// The binary to test: the one given, or the workspace's, built now.
 pub(crate) fn binary(given: Option<&Path>) -> anyhow::Result<PathBuf> {
-    if let Some(path) = given {
-        ensure!(path.is_file(), "there is no binary {}", path.display());
-        return path.canonicalize().context("cannot find the binary");
+    match given {
+        None => build("dibs", &["--bin", "dibs"]),
+        Some(path) => {
+            ensure!(path.is_file(), "there is no binary {}", path.display());
+            path.canonicalize().context("cannot find the binary")
+        }
     }
+}
+
+/// Builds one executable of the package `dibs` and says where it is.
+pub(crate) fn build(name: &str, flags: &[&str]) -> anyhow::Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Command::new(cargo)
         .args(["build", "--package", "dibs", "--message-format=json-render-diagnostics"])
+        .args(flags)
         .stderr(Stdio::inherit())
         .output()
         .context("cannot run cargo")?;
-    ensure!(built.status.success(), "dibs does not build");
+    ensure!(built.status.success(), "{name} does not build");
     let mut artifacts = built.stdout.split(|b| *b == b'\n').filter_map(|line| {
         let message: serde_json::Value = serde_json::from_slice(line).ok()?;
-        (message["target"]["name"] == "dibs").then(|| message["executable"].as_str().map(PathBuf::from))?
+        (message["target"]["name"] == name).then(|| message["executable"].as_str().map(PathBuf::from))?
     });
-    artifacts.next_back().context("cargo did not say where dibs is")
+    artifacts.next_back().with_context(|| format!("cargo did not say where {name} is"))
 }
 
 impl Server {
     /// Starts a server on a data folder and waits until it has caught up. What it logs is added to `log`.
     pub(crate) fn start(binary: &Path, data: &Path, log: &Path) -> anyhow::Result<Server> {
-        let stderr = File::options().create(true).append(true).open(log)?;
-        let mut child = Command::new(binary)
-            .args(["serve", "--listen", "127.0.0.1:0", "--data"])
-            .arg(data)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(stderr)
-            .spawn()
-            .with_context(|| format!("cannot run {}", binary.display()))?;
-        let mut line = String::new();
-        let stdout = child.stdout.take().expect("it is piped");
-        // From here on `drop` cleans up.
-        let mut server = Server { child, address: ([127, 0, 0, 1], 0).into() };
-        BufReader::new(stdout).read_line(&mut line)?;
-        let Some(address) = line.trim().strip_prefix("dibs is listening on http://") else {
-            let said = std::fs::read_to_string(log).unwrap_or_default();
-            bail!("the server does not start: {}", said.lines().last().unwrap_or("it says nothing"));
-        };
-        server.address = address.parse().context("the server tells no address")?;
+        let mut command = Command::new(binary);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(data);
+        let server = Server::spawn(command, log)?;
         let deadline = Instant::now() + START;
         while server.connect()?.call("GET", "/readyz", "", None)?.status != 200 {
             ensure!(Instant::now() < deadline, "the server is not ready within {START:?}");
             thread::sleep(Duration::from_millis(2));
         }
         Ok(server)
+    }
+
+    /// Starts any server whose first line of output tells where it listens.
+    pub(crate) fn spawn(mut command: Command, log: &Path) -> anyhow::Result<Server> {
+        let stderr = File::options().create(true).append(true).open(log)?;
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
+        let mut child = command.spawn().with_context(|| format!("cannot run {command:?}"))?;
+        let mut line = String::new();
+        let stdout = child.stdout.take().expect("it is piped");
+        // From here on `drop` cleans up.
+        let mut server = Server { child, address: ([127, 0, 0, 1], 0).into() };
+        BufReader::new(stdout).read_line(&mut line)?;
+        let Some((_, address)) = line.trim().split_once(" is listening on http://") else {
+            let said = std::fs::read_to_string(log).unwrap_or_default();
+            bail!("the server does not start: {}", said.lines().last().unwrap_or("it says nothing"));
+        };
+        server.address = address.parse().context("the server tells no address")?;
+        Ok(server)
+    }
+
+    /// Of the process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn connect(&self) -> anyhow::Result<Connection> {

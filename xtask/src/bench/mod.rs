@@ -1,0 +1,4 @@
+//! Figures. Everything is compared with something else in the same run, for machines differ and are noisy.
+
+pub(crate) mod http;
+pub(crate) mod process;
