@@ -179,7 +179,7 @@ impl ServeArgs {
                 issue_rate: rate(&said.issue_rate.expect("has a default"))?,
                 in_flight,
                 hold: Duration::from_millis(said.hold_ms.expect("has a default")),
-                clock: dibs_flow::Clock::default(),
+                ..FlowConfig::default()
             },
             connections,
             secret: secret.transpose()?,

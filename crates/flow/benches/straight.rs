@@ -32,7 +32,7 @@ fn main() {
             let ledger = Arc::new(SqliteLedger::open(folder.path().join("ledger.db")).expect("a ledger"));
             if stock < CLAIMS {
                 // Leaves a snapshot behind when it ends.
-                flow.issue_into(&ledger);
+                flow.issue_into(&ledger).unwrap();
                 flow.partitions()[0].issuance.reached(CLAIMS + 1).await;
             }
             flow.stop().await;

@@ -10,14 +10,14 @@ use dibs_decide::State;
 use dibs_ledger::Ledger;
 use dibs_log::{PartitionLog, Store, batch::Batches};
 use dibs_model::{CampaignId, CodeSource, Command};
-use tokio::sync::Notify;
+use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
     clock::Clock,
     codes::{Codes, ImportError, is_code},
     decider,
     intake::Unanswered,
-    issuer::{IssueError, Issuer, Throttle, check_log, fresh_state, snapshot_name},
+    issuer::{IssueError, Issuer, Issuing, Throttle, check_log, fresh_state, snapshot_name},
     partition::Partition,
     receipt::Signatory,
     secret::Secret,
@@ -25,8 +25,6 @@ use crate::{
 
 /// Claims and every other command; key = campaign id.
 pub const CLAIMS_TOPIC: &str = "dibs.claims";
-/// How long a stop waits for the ledger. What is not written by then is written at the next start.
-const ISSUE_GRACE: Duration = Duration::from_secs(10);
 /// Imported coupon codes; key = campaign id, value = code.
 pub const CODES_TOPIC: &str = "dibs.codes";
 
@@ -41,6 +39,8 @@ pub struct FlowConfig {
     pub in_flight: usize,
     /// How long a claim may wait at the gate before it is answered 429.
     pub hold: Duration,
+    /// How long a stop waits for the ledger. What is not written by then is written at the next start.
+    pub issue_grace: Duration,
     /// What stamps the log.
     pub clock: Clock,
 }
@@ -52,6 +52,7 @@ impl Default for FlowConfig {
             issue_rate: None,
             in_flight: 65_536,
             hold: Duration::from_secs(3),
+            issue_grace: Duration::from_secs(10),
             clock: Clock::default(),
         }
     }
@@ -85,8 +86,8 @@ pub struct Flow {
     /// One import at a time: whoever appends a code also commits it.
     import: Mutex<()>,
     deciders: Mutex<Vec<JoinHandle<()>>>,
-    stop_issuers: Arc<Notify>,
-    issuers: Mutex<Vec<tokio::task::JoinHandle<()>>>,
+    issuing: watch::Sender<Issuing>,
+    issue_grace: Duration,
 }
 
 impl Flow {
@@ -123,28 +124,43 @@ impl Flow {
             clock: config.clock.clone(),
             import: Mutex::new(()),
             deciders: Mutex::new(Vec::new()),
-            stop_issuers: Arc::new(Notify::new()),
-            issuers: Mutex::new(Vec::new()),
+            issuing: watch::Sender::new(Issuing::On),
+            issue_grace: config.issue_grace,
         })
     }
 
-    /// Starts issuing into a ledger, one task per partition. A failure is logged and ends that partition's
-    /// issuing; verdicts go on.
-    pub fn issue_into<L: Ledger>(&self, ledger: &Arc<L>) {
-        let mut issuers = self.issuers.lock().expect("no panic while locked");
-        for partition in &self.partitions {
-            let (partition, stop) = (partition.clone(), self.stop_issuers.clone());
-            let start = self.issuer(&partition, ledger);
-            issuers.push(tokio::spawn(async move {
+    /// Starts issuing into a ledger, one task per partition, on a thread of its own that gives way to whatever
+    /// answers claims. A failure is logged and ends that partition's issuing; verdicts go on.
+    pub fn issue_into<L: Ledger>(&self, ledger: &Arc<L>) -> Result<(), FlowError> {
+        let mut issuers = Vec::new();
+        for partition in self.partitions.iter().cloned() {
+            let (start, mut issuing) = (self.issuer(&partition, ledger), self.issuing.subscribe());
+            issuers.push(async move {
                 let ended = match start.await {
-                    Ok(issuer) => issuer.run(&partition, &stop).await,
+                    Ok(issuer) => issuer.run(&partition, &mut issuing).await,
                     Err(error) => Err(error),
                 };
                 if let Err(error) = ended {
                     tracing::error!(partition = partition.number, %error, "issuing has ended");
                 }
-            }));
+            });
         }
+        let mut issuing = self.issuing.subscribe();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        let runtime = runtime.map_err(FlowError::Thread)?;
+        let work = move || {
+            dibs_ledger::give_way();
+            runtime.block_on(async {
+                let all: JoinSet<()> = issuers.into_iter().collect();
+                let cut = issuing.wait_for(|i| *i == Issuing::Cut);
+                tokio::select! {
+                    _ = all.join_all() => {}
+                    _ = cut => {}
+                }
+            });
+        };
+        std::thread::Builder::new().name("dibs-issue".into()).spawn(work).map_err(FlowError::Thread)?;
+        Ok(())
     }
 
     /// One partition's issuer, started from the snapshot if there is one.
@@ -170,16 +186,15 @@ impl Flow {
         let deciders = std::mem::take(&mut *self.deciders.lock().expect("no panic while locked"));
         let joined = tokio::task::spawn_blocking(move || deciders.into_iter().for_each(|d| drop(d.join())));
         joined.await.expect("joining does not panic");
-        let issuers = std::mem::take(&mut *self.issuers.lock().expect("no panic while locked"));
-        // A permit is kept for an issuer that is not waiting at this moment.
-        let deadline = tokio::time::Instant::now() + ISSUE_GRACE;
-        for (mut issuer, partition) in issuers.into_iter().zip(&self.partitions) {
-            self.stop_issuers.notify_one();
-            if tokio::time::timeout_at(deadline, &mut issuer).await.is_err() {
-                issuer.abort();
+        // The issuers' ends of the channel go with their thread.
+        self.issuing.send_replace(Issuing::Finish);
+        if tokio::time::timeout(self.issue_grace, self.issuing.closed()).await.is_err() {
+            for partition in &self.partitions {
                 let behind = partition.log.high_watermark() - partition.issuance.next_offset();
                 tracing::warn!(partition = partition.number, records = behind, "issued at the next start");
             }
+            self.issuing.send_replace(Issuing::Cut);
+            self.issuing.closed().await;
         }
         if let Err(error) = self.store.close() {
             tracing::error!(%error, "the log was not sealed; the next start will verify it");

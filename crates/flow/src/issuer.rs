@@ -20,7 +20,10 @@ use dibs_ledger::{
 };
 use dibs_log::{PartitionLog, Store, batch::Batches};
 use dibs_model::{CampaignId, CodeSource, Offset, Rank, Timestamp};
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 
 use crate::{codes::Codes, partition::Partition};
 
@@ -92,6 +95,17 @@ impl Issuance {
     }
 }
 
+/// What the issuers of a process are told.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Issuing {
+    /// Go on.
+    On,
+    /// Write what is committed, and end.
+    Finish,
+    /// End as you are.
+    Cut,
+}
+
 /// Why an issuer ends.
 #[derive(Debug, thiserror::Error)]
 pub enum IssueError {
@@ -128,6 +142,8 @@ pub struct Issuer<L> {
     codes: Arc<Codes>,
     throttle: Arc<Throttle>,
     state: State,
+    /// What is read from the log.
+    buffer: Vec<u8>,
     lease: Lease,
     /// Where the last snapshot stands; `None` where nobody wants one (a replay).
     snapshots: Option<(Arc<Store>, u64)>,
@@ -184,13 +200,18 @@ impl<L: Ledger> Issuer<L> {
             codes,
             throttle,
             state,
+            buffer: Vec::new(),
             lease,
             snapshots: snapshots.map(|s| (s, 0)),
         })
     }
 
-    /// Writes until `stop` says so; then everything that was read is written.
-    pub async fn run(mut self, partition: &Partition, stop: &Notify) -> Result<(), IssueError> {
+    /// Writes until it is told to finish; then everything that is committed is written.
+    pub(crate) async fn run(
+        mut self,
+        partition: &Partition,
+        issuing: &mut watch::Receiver<Issuing>,
+    ) -> Result<(), IssueError> {
         let issuance = &partition.issuance;
         self.seed_counts(issuance).await?;
         let mut paced = Instant::now();
@@ -200,9 +221,10 @@ impl<L: Ledger> Issuer<L> {
                     self.log.committed(self.state.next_offset()).await;
                     tokio::time::sleep_until(paced).await;
                 };
+                let finish = async { drop(issuing.wait_for(|i| *i != Issuing::On).await) };
                 tokio::select! {
                     () = more => {}
-                    () = stop.notified() => {
+                    () = finish => {
                         while self.state.next_offset() < self.log.high_watermark() {
                             self.step(Some(partition)).await?;
                         }
@@ -232,12 +254,10 @@ impl<L: Ledger> Issuer<L> {
     /// partition, if given, is told how far the issuer is. After an error, or if the future is dropped, the
     /// issuer is of no more use: start another.
     pub async fn step(&mut self, partition: Option<&Partition>) -> Result<usize, IssueError> {
-        let mut buffer = Vec::new();
-        let (log, from) = (self.log.clone(), self.state.next_offset());
-        let read = tokio::task::spawn_blocking(move || {
-            log.read(from, CHUNK_BYTES, &mut buffer).map(|_| buffer).map_err(|e| e.to_string())
-        });
-        let buffer = read.await.expect("reading does not panic").map_err(IssueError::Log)?;
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.clear();
+        let read = self.log.read(self.state.next_offset(), CHUNK_BYTES, &mut buffer);
+        read.map_err(|e| IssueError::Log(e.to_string()))?;
         let batch_limit = self.throttle.batch(BATCH_CHANGES);
         let mut changes = Vec::new();
         let mut events = Vec::new();
@@ -261,7 +281,9 @@ impl<L: Ledger> Issuer<L> {
             }
         }
         self.write(&mut changes, partition).await?;
-        Ok(buffer.len())
+        let bytes = buffer.len();
+        self.buffer = buffer;
+        Ok(bytes)
     }
 
     /// What an event means to the ledger.
@@ -379,11 +401,11 @@ impl<L: Ledger> Issuer<L> {
 
     /// Decides up to the lease without writing.
     fn catch_up_chunk(&mut self) -> Result<(), IssueError> {
-        let mut buffer = Vec::new();
         let mut events = Vec::new();
         let log = |e: &dyn std::fmt::Display| IssueError::Log(e.to_string());
-        self.log.read(self.state.next_offset(), CHUNK_BYTES, &mut buffer).map_err(|e| log(&e))?;
-        for batch in Batches::new(&buffer) {
+        self.buffer.clear();
+        self.log.read(self.state.next_offset(), CHUNK_BYTES, &mut self.buffer).map_err(|e| log(&e))?;
+        for batch in Batches::new(&self.buffer) {
             for record in batch.map_err(|e| log(&e))?.records().map_err(|e| log(&e))? {
                 let record = record.map_err(|e| log(&e))?;
                 if (self.state.next_offset()..self.lease.next_offset).contains(&record.offset) {

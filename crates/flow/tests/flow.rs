@@ -1,6 +1,6 @@
 //! The whole pipeline with its threads, over a log in memory and a ledger in a file.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use dibs_flow::{Claimed, Flow, FlowConfig, IssueError, Secret, Unanswered, audit::audit, gate::Gate};
 use dibs_ledger::{Ledger, SqliteLedger};
@@ -11,7 +11,8 @@ const EIO: i32 = 5;
 
 fn start(storage: &MemoryStorage) -> Flow {
     let store = Store::open(Arc::new(storage.clone()), StoreConfig::default()).unwrap();
-    Flow::start(Arc::new(store), &Secret::new([1; 32]), &FlowConfig::default()).unwrap()
+    let config = FlowConfig { issue_grace: Duration::ZERO, ..FlowConfig::default() };
+    Flow::start(Arc::new(store), &Secret::new([1; 32]), &config).unwrap()
 }
 
 fn ledger(folder: &Path) -> Arc<SqliteLedger> {
@@ -50,11 +51,11 @@ async fn issued(flow: &Flow) {
     }
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn codes_that_come_after_their_wins_reach_the_ledger() {
     let (storage, folder) = (MemoryStorage::new(1), tempfile::tempdir().unwrap());
     let (flow, ledger) = (start(&storage), ledger(folder.path()));
-    flow.issue_into(&ledger);
+    flow.issue_into(&ledger).unwrap();
     let id = CampaignId::new("c").unwrap();
     create(&flow, "c", CodeSource::Imported).await;
     flow.import_codes(&id, ["A"].into_iter()).unwrap();
@@ -79,11 +80,11 @@ async fn codes_that_come_after_their_wins_reach_the_ledger() {
     flow.stop().await;
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_log_older_than_its_ledger_is_refused() {
     let (storage, folder) = (MemoryStorage::new(1), tempfile::tempdir().unwrap());
     let (flow, ledger) = (start(&storage), ledger(folder.path()));
-    flow.issue_into(&ledger);
+    flow.issue_into(&ledger).unwrap();
     create(&flow, "c", generated()).await;
     issued(&flow).await;
     flow.stop().await;
@@ -94,7 +95,7 @@ async fn a_log_older_than_its_ledger_is_refused() {
     older.stop().await;
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn after_a_failed_sync_a_server_is_not_ready_and_still_refuses_from_memory() {
     let storage = MemoryStorage::new(1);
     let flow = start(&storage);
@@ -109,13 +110,13 @@ async fn after_a_failed_sync_a_server_is_not_ready_and_still_refuses_from_memory
     flow.stop().await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_locked_ledger_holds_up_a_stop_for_a_while_only_and_loses_nothing() {
+#[tokio::test]
+async fn a_locked_ledger_does_not_hold_up_a_stop_for_ever_and_loses_nothing() {
     let (storage, folder) = (MemoryStorage::new(1), tempfile::tempdir().unwrap());
     let (flow, ledger) = (start(&storage), ledger(folder.path()));
     let other = rusqlite::Connection::open(folder.path().join("ledger.db")).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
-    flow.issue_into(&ledger);
+    flow.issue_into(&ledger).unwrap();
     create(&flow, "c", generated()).await;
     claim(&flow, "c", "u1").await.unwrap();
     flow.stop().await;
@@ -123,7 +124,7 @@ async fn a_locked_ledger_holds_up_a_stop_for_a_while_only_and_loses_nothing() {
     assert_eq!(ledger.coupons("c", 0, 10).await.unwrap().len(), 0);
 
     let flow = start(&storage);
-    flow.issue_into(&ledger);
+    flow.issue_into(&ledger).unwrap();
     issued(&flow).await;
     assert_eq!(ledger.coupons("c", 0, 10).await.unwrap().len(), 1);
     flow.stop().await;

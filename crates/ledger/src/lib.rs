@@ -132,3 +132,15 @@ pub trait Ledger: Send + Sync + 'static {
     /// Lets the database go, after what was asked before. Every later call is answered [`LedgerError::Closed`].
     fn close(&self) -> impl Future<Output = ()> + Send;
 }
+
+/// Lets the calling thread give way to those that answer claims when there is more to do than processors: a
+/// coupon's row may come later, a verdict may not. Linux counts niceness by thread; elsewhere nothing happens.
+pub fn give_way() {
+    // A process may always lower its own priority; if it may not, it is only less polite.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::nice(NICENESS);
+}
+
+/// About a tenth of the share that another thread has where both want the same processor.
+#[cfg(target_os = "linux")]
+const NICENESS: i32 = 10;

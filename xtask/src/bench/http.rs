@@ -24,6 +24,9 @@ pub(crate) struct Args {
     /// How often each server has its turn; the median round is shown
     #[arg(long, default_value_t = 3)]
     rounds: usize,
+    /// Only axum and the servers whose name has this in it
+    #[arg(long, default_value = "", hide_default_value = true)]
+    only: String,
     /// Show every round
     #[arg(long)]
     all: bool,
@@ -86,6 +89,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let mut rounds: Vec<Vec<Figures>> = SUBJECTS.iter().map(|_| Vec::new()).collect();
     for round in 0..args.rounds {
         for (i, subject) in SUBJECTS.iter().enumerate() {
+            if i != AXUM && !subject.name.contains(&args.only) {
+                continue;
+            }
             let script = folder.path().join("load.lua");
             fs::write(&script, lua(subject, round * SUBJECTS.len() + i))?;
             rounds[i].push(measure(&servers[subject.server], &script, args)?);
@@ -101,7 +107,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         figures[figures.len() / 2]
     };
     let axum = middle(&mut rounds[AXUM].clone());
-    for (subject, figures) in SUBJECTS.iter().zip(&mut rounds) {
+    for (subject, figures) in SUBJECTS.iter().zip(&mut rounds).filter(|(_, figures)| !figures.is_empty()) {
         println!("{}", row(subject.name, middle(figures), axum));
     }
     let [_, _, dibs] = servers;

@@ -69,7 +69,7 @@ async fn server(config: Config) -> anyhow::Result<()> {
     let ledger = Arc::new(ledger);
     let flow = Arc::new(Flow::start(store, &secret, &config.flow)?);
     flow.check_ledger(&*ledger).await?;
-    flow.issue_into(&ledger);
+    flow.issue_into(&ledger)?;
     let listener = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("cannot listen on {}: is another server running there?", config.listen))?;

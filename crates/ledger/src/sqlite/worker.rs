@@ -27,6 +27,7 @@ impl Worker {
     pub(super) fn start(name: &str, mut db: Connection) -> Worker {
         let (messages, mut inbox) = mpsc::channel(QUEUE);
         let work = move || {
+            crate::give_way();
             while let Some(message) = inbox.blocking_recv() {
                 match message {
                     Message::Run(job) => job(&mut db),
