@@ -13,7 +13,7 @@ use anyhow::{Context, bail};
 use dibs_flow::{FlowConfig, Secret};
 use serde::{Deserialize, Serialize};
 
-use crate::http::{UserSource, Verifier};
+use crate::http::{Patience, UserSource, Verifier};
 
 /// What was said, by flag, variable or file. Nothing is checked yet.
 #[derive(clap::Args, Deserialize, Serialize, Default, Clone, Debug)]
@@ -64,6 +64,19 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "DIBS_CONNECTIONS", value_name = "N")]
     pub(crate) connections: Option<usize>,
 
+    /// Milliseconds between two looks at a connection: one on which no request was begun since the last look is
+    /// closed [default: 15000]
+    #[arg(long, env = "DIBS_IDLE_MS", value_name = "MS")]
+    pub(crate) idle_ms: Option<u64>,
+
+    /// Milliseconds that a request's body may take to arrive [default: 10000]
+    #[arg(long, env = "DIBS_BODY_MS", value_name = "MS")]
+    pub(crate) body_ms: Option<u64>,
+
+    /// Milliseconds that the body of a code import may take to arrive [default: 300000]
+    #[arg(long, env = "DIBS_IMPORT_MS", value_name = "MS")]
+    pub(crate) import_ms: Option<u64>,
+
     /// Secret of this installation, 64 hexadecimal digits [default: secret.key in the data folder, made at the
     /// first start]
     #[arg(long, env = "DIBS_SECRET", value_name = "HEX", hide_env_values = true)]
@@ -79,6 +92,7 @@ pub(crate) struct Config {
     pub(crate) users: UserSource,
     pub(crate) flow: FlowConfig,
     pub(crate) connections: usize,
+    pub(crate) patience: Patience,
     pub(crate) secret: Option<Secret>,
 }
 
@@ -102,6 +116,9 @@ impl ServeArgs {
             in_flight: self.in_flight.or(file.in_flight),
             hold_ms: self.hold_ms.or(file.hold_ms),
             connections: self.connections.or(file.connections),
+            idle_ms: self.idle_ms.or(file.idle_ms),
+            body_ms: self.body_ms.or(file.body_ms),
+            import_ms: self.import_ms.or(file.import_ms),
             secret: self.secret.or(file.secret),
         })
     }
@@ -117,6 +134,10 @@ impl ServeArgs {
         self.in_flight.get_or_insert(flow.in_flight);
         self.hold_ms.get_or_insert(flow.hold.as_millis() as u64);
         self.connections.get_or_insert(16_384);
+        let patience = Patience::default();
+        self.idle_ms.get_or_insert(patience.idle.as_millis() as u64);
+        self.body_ms.get_or_insert(patience.body.as_millis() as u64);
+        self.import_ms.get_or_insert(patience.import.as_millis() as u64);
         self
     }
 
@@ -168,6 +189,15 @@ impl ServeArgs {
         if in_flight == 0 || connections == 0 {
             bail!("--in-flight and --connections must be at least 1");
         }
+        let milliseconds = |said: Option<u64>| Duration::from_millis(said.expect("has a default"));
+        let patience = Patience {
+            idle: milliseconds(said.idle_ms),
+            body: milliseconds(said.body_ms),
+            import: milliseconds(said.import_ms),
+        };
+        if [patience.idle, patience.body, patience.import].contains(&Duration::ZERO) {
+            bail!("--idle-ms, --body-ms and --import-ms must be at least 1");
+        }
         Ok(Config {
             data: said.data.expect("has a default"),
             listen,
@@ -178,10 +208,11 @@ impl ServeArgs {
                 partitions,
                 issue_rate: rate(&said.issue_rate.expect("has a default"))?,
                 in_flight,
-                hold: Duration::from_millis(said.hold_ms.expect("has a default")),
+                hold: milliseconds(said.hold_ms),
                 ..FlowConfig::default()
             },
             connections,
+            patience,
             secret: secret.transpose()?,
         })
     }

@@ -20,6 +20,14 @@ pub(crate) fn open(folder: &Path) -> anyhow::Result<Arc<Store>> {
     Ok(Arc::new(store))
 }
 
+/// Takes a folder that a server has used, and makes none.
+pub(crate) fn open_existing(folder: &Path) -> anyhow::Result<Arc<Store>> {
+    if !folder.join(format!("{}-0", dibs_flow::CLAIMS_TOPIC)).is_dir() {
+        bail!("{} is no data folder of dibs: it has no {}", folder.display(), dibs_flow::CLAIMS_TOPIC);
+    }
+    open(folder)
+}
+
 /// The secret of an installation: the one given, or the folder's, made at the first start.
 pub(crate) fn secret(store: &Store, given: Option<Secret>) -> anyhow::Result<Secret> {
     if let Some(secret) = given {

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use dibs_flow::{
     Codes, Secret, Signatory,
     audit::{Audit as Found, audit, check_receipts},
@@ -75,7 +75,7 @@ pub(crate) fn word(found: &serde_json::Value) -> String {
 }
 
 fn offline(args: &Audit, folder: &std::path::Path) -> anyhow::Result<Found> {
-    let store = data::open(folder)?;
+    let store = data::open_existing(folder)?;
     let given = args
         .secret
         .as_deref()
@@ -84,6 +84,9 @@ fn offline(args: &Audit, folder: &std::path::Path) -> anyhow::Result<Found> {
     let codes = Arc::new(Codes::new(secret.clone()));
     load_codes(&store, &codes)?;
     let path = args.ledger.clone().unwrap_or_else(|| folder.join("ledger.db"));
+    if !path.is_file() {
+        bail!("there is no ledger {}: `dibs replay` builds one", path.display());
+    }
     let ledger =
         SqliteLedger::open(&path).with_context(|| format!("cannot open the ledger {}", path.display()))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -25,7 +25,7 @@ pub(crate) struct Replay {
 }
 
 pub(crate) fn run(replay: Replay) -> anyhow::Result<()> {
-    let store = data::open(&replay.data)?;
+    let store = data::open_existing(&replay.data)?;
     let given = replay
         .secret
         .as_deref()

@@ -1,12 +1,12 @@
 //! `dibs serve`: the whole product in one process.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use anyhow::Context;
 use dibs_flow::Flow;
 use dibs_ledger::{Ledger, SqliteLedger};
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpSocket},
     signal::unix::{SignalKind, signal},
     sync::watch,
 };
@@ -70,8 +70,7 @@ async fn server(config: Config) -> anyhow::Result<()> {
     let flow = Arc::new(Flow::start(store, &secret, &config.flow)?);
     flow.check_ledger(&*ledger).await?;
     flow.issue_into(&ledger)?;
-    let listener = TcpListener::bind(config.listen)
-        .await
+    let listener = listen(config.listen)
         .with_context(|| format!("cannot listen on {}: is another server running there?", config.listen))?;
     let address = listener.local_addr()?;
     let app = http::App::new(
@@ -79,6 +78,7 @@ async fn server(config: Config) -> anyhow::Result<()> {
         ledger.clone(),
         config.users,
         config.admin_key,
+        config.patience,
         metrics,
         stopped.clone(),
     );
@@ -97,6 +97,16 @@ async fn server(config: Config) -> anyhow::Result<()> {
     ledger.close().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// With the longest queue that the kernel allows (`net.core.somaxconn`). In the usual one, of 128, a rush has no
+/// room: the kernel drops who comes then, and they try again a second later.
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A restart need not wait until the kernel forgets the last run's connections.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(i32::MAX as u32)
 }
 
 /// A rush needs a file descriptor for each connection; the soft limit of most shells is 1024.

@@ -18,9 +18,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    App, BODY_SECONDS, IMPORT_SECONDS,
+    App,
     claims::request_key,
-    extract::{Body, Path, Query},
+    extract::{Admin, Body, ImportBody, Path, Query},
     problem::Problem,
     view,
 };
@@ -79,11 +79,10 @@ impl Create {
 
 /// `POST /v1/campaigns`
 pub(crate) async fn create(
+    _: Admin,
     State(app): State<Arc<App>>,
-    headers: HeaderMap,
-    Body(body): Body<BODY_SECONDS>,
+    Body(body): Body,
 ) -> Result<Response, Problem> {
-    app.admin(&headers)?;
     let request: Create = parse(&body)?;
     let (id, spec) = request.spec()?;
     let imported = spec.codes == CodeSource::Imported;
@@ -176,12 +175,12 @@ struct Restock {
 
 /// `POST /v1/campaigns/{id}/restock`
 pub(crate) async fn restock(
+    _: Admin,
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
     headers: HeaderMap,
-    Body(body): Body<BODY_SECONDS>,
+    Body(body): Body,
 ) -> Result<Json<Value>, Problem> {
-    app.admin(&headers)?;
     let request: Restock = parse(&body)?;
     if !(1..=dibs_model::limits::STOCK).contains(&request.units) {
         return Err(Problem::invalid(format!("units must be 1 to {}", dibs_model::limits::STOCK)));
@@ -196,43 +195,37 @@ pub(crate) async fn restock(
         enough_codes(&app, &id, stock)?;
     }
     let key = request_key(&headers)?.to_owned();
-    change(&app, &headers, &id, Command::Restock { units: request.units, key: key.into() }).await
+    change(&app, &id, Command::Restock { units: request.units, key: key.into() }).await
 }
 
 /// `POST /v1/campaigns/{id}/pause`
 pub(crate) async fn pause(
+    _: Admin,
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
-    headers: HeaderMap,
 ) -> Result<Json<Value>, Problem> {
-    change(&app, &headers, &id, Command::Pause).await
+    change(&app, &id, Command::Pause).await
 }
 
 /// `POST /v1/campaigns/{id}/resume`
 pub(crate) async fn resume(
+    _: Admin,
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
-    headers: HeaderMap,
 ) -> Result<Json<Value>, Problem> {
-    change(&app, &headers, &id, Command::Resume).await
+    change(&app, &id, Command::Resume).await
 }
 
 /// `POST /v1/campaigns/{id}/close`
 pub(crate) async fn close(
+    _: Admin,
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
-    headers: HeaderMap,
 ) -> Result<Json<Value>, Problem> {
-    change(&app, &headers, &id, Command::Close).await
+    change(&app, &id, Command::Close).await
 }
 
-async fn change(
-    app: &App,
-    headers: &HeaderMap,
-    id: &str,
-    command: Command<'_>,
-) -> Result<Json<Value>, Problem> {
-    app.admin(headers)?;
+async fn change(app: &App, id: &str, command: Command<'_>) -> Result<Json<Value>, Problem> {
     if app.flow.partition(id).state().campaign(id).is_none() {
         return Err(Problem::unknown_campaign(id));
     }
@@ -244,12 +237,11 @@ async fn change(
 
 /// `POST /v1/campaigns/{id}/codes`: one code a line.
 pub(crate) async fn import_codes(
+    _: Admin,
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
-    headers: HeaderMap,
-    Body(body): Body<IMPORT_SECONDS>,
+    ImportBody(body): ImportBody,
 ) -> Result<Json<Value>, Problem> {
-    app.admin(&headers)?;
     let id = CampaignId::new(&id).map_err(Problem::invalid)?;
     let text = String::from_utf8(body.into()).map_err(|_| Problem::invalid("the codes are not UTF-8"))?;
     let before = app.flow.codes().imported(&id);

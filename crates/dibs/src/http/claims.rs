@@ -18,7 +18,7 @@ use hyper::{StatusCode, header};
 use serde::Deserialize;
 
 use super::{
-    App, BODY_SECONDS,
+    App,
     extract::{Body, Path},
     problem::Problem,
     view::{self, WinView},
@@ -39,6 +39,16 @@ pub(crate) async fn claim(app: &App, id: &str, headers: &HeaderMap, body: &[u8])
         Ok(response) => response,
         Err(problem) => problem.response(),
     }
+}
+
+/// The same by way of the router.
+pub(crate) async fn routed(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    Body(body): Body,
+) -> Response {
+    claim(&app, &id, &headers, &body).await.map(axum::body::Body::new)
 }
 
 async fn try_claim(app: &App, id: &str, headers: &HeaderMap, body: &[u8]) -> Result<Plain, Problem> {
@@ -152,6 +162,7 @@ pub(crate) async fn show(
 }
 
 #[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
 struct Which {
     #[serde(default)]
     rank: Option<u32>,
@@ -175,7 +186,7 @@ pub(crate) async fn confirm(
     State(app): State<Arc<App>>,
     Path((id, user)): Path<(String, String)>,
     headers: HeaderMap,
-    Body(body): Body<BODY_SECONDS>,
+    Body(body): Body,
 ) -> Result<Response, Problem> {
     let user = app.users.user(&headers)?.unwrap_or(user);
     UserId::check(&user).map_err(Problem::invalid)?;
@@ -188,7 +199,7 @@ pub(crate) async fn cancel(
     State(app): State<Arc<App>>,
     Path((id, user)): Path<(String, String)>,
     headers: HeaderMap,
-    Body(body): Body<BODY_SECONDS>,
+    Body(body): Body,
 ) -> Result<Response, Problem> {
     let user = app.users.user(&headers)?.unwrap_or(user);
     UserId::check(&user).map_err(Problem::invalid)?;

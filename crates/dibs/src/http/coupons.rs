@@ -10,10 +10,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    App, BODY_SECONDS,
+    App,
     campaigns::parse,
     claims::{request_key, whole},
-    extract::{Body, Path, Query},
+    extract::{Admin, Body, Path, Query},
     problem::Problem,
     view,
 };
@@ -69,19 +69,20 @@ pub(crate) async fn show(
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Redeem {
     by: String,
 }
 
 /// `POST /v1/coupons/{code}/redeem`
 pub(crate) async fn redeem(
+    _: Admin,
     State(app): State<Arc<App>>,
     Path(code): Path<String>,
     Query(within): Query<In>,
     headers: HeaderMap,
-    Body(body): Body<BODY_SECONDS>,
+    Body(body): Body,
 ) -> Result<Response, Problem> {
-    app.admin(&headers)?;
     let request: Redeem = parse(&body)?;
     let long = request.by.len() > dibs_model::limits::REDEEMER_BYTES;
     if request.by.is_empty() || long || request.by.chars().any(char::is_control) {
@@ -105,12 +106,11 @@ pub(crate) async fn redeem(
 
 /// `POST /v1/coupons/{code}/unredeem`
 pub(crate) async fn unredeem(
+    _: Admin,
     State(app): State<Arc<App>>,
     Path(code): Path<String>,
     Query(within): Query<In>,
-    headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    app.admin(&headers)?;
     let (id, rank) = find(&app, &code, &within)?;
     let partition = app.flow.partition(id.as_str());
     match partition.command(id.as_str(), &Command::Unredeem { rank }).await?.verdict {

@@ -1,14 +1,14 @@
 //! What handlers take out of a request. The extractors of axum answer what they cannot read with plain text; these
 //! answer with problems, as everything else does.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::extract::{FromRequest, FromRequestParts, Request, rejection::BytesRejection};
 use bytes::Bytes;
 use hyper::{StatusCode, http::request::Parts};
 use serde::de::DeserializeOwned;
 
-use super::problem::Problem;
+use super::{App, problem::Problem};
 
 /// The variable segments of the path.
 pub(crate) struct Path<T>(pub(crate) T);
@@ -36,18 +36,42 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
     }
 }
 
-/// The whole body, within the route's size limit, if it arrives within `SECONDS`.
-pub(crate) struct Body<const SECONDS: u64>(pub(crate) Bytes);
+/// Shown by whoever knows the admin key, or by everybody where there is none. An extractor, so that nobody else's
+/// body is even read.
+pub(crate) struct Admin;
 
-impl<const SECONDS: u64, S: Send + Sync> FromRequest<S> for Body<SECONDS> {
+impl FromRequestParts<Arc<App>> for Admin {
     type Rejection = Problem;
-    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let body = Bytes::from_request(request, state);
-        match tokio::time::timeout(Duration::from_secs(SECONDS), body).await {
-            Ok(Ok(body)) => Ok(Body(body)),
-            Ok(Err(error)) => Err(unread(&error)),
-            Err(_) => Err(Problem::body_late()),
-        }
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        app.admin(&parts.headers).map(|()| Admin)
+    }
+}
+
+/// The whole body, within the route's size limit and [`Patience::body`](super::Patience::body).
+pub(crate) struct Body(pub(crate) Bytes);
+
+impl FromRequest<Arc<App>> for Body {
+    type Rejection = Problem;
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Problem> {
+        whole(request, app.patience.body).await.map(Body)
+    }
+}
+
+/// The whole body of a code import, within [`Patience::import`](super::Patience::import).
+pub(crate) struct ImportBody(pub(crate) Bytes);
+
+impl FromRequest<Arc<App>> for ImportBody {
+    type Rejection = Problem;
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Problem> {
+        whole(request, app.patience.import).await.map(ImportBody)
+    }
+}
+
+async fn whole(request: Request, within: Duration) -> Result<Bytes, Problem> {
+    match tokio::time::timeout(within, Bytes::from_request(request, &())).await {
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(error)) => Err(unread(&error)),
+        Err(_) => Err(Problem::body_late()),
     }
 }
 

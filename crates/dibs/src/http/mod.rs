@@ -1,4 +1,4 @@
-//! HTTP: the claim route directly on hyper, everything else through a router.
+//! HTTP: claims directly on hyper, everything else through a router.
 
 mod campaigns;
 mod claims;
@@ -10,7 +10,7 @@ mod server;
 mod user;
 mod view;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -30,12 +30,29 @@ pub(crate) use user::{UserSource, Verifier};
 
 /// Largest body of a request, in bytes.
 pub(crate) const BODY_BYTES: usize = 64 * 1024;
-/// A body must arrive within so many seconds of its headers.
-pub(crate) const BODY_SECONDS: u64 = 10;
 /// Largest body of a code import, in bytes.
 pub(crate) const IMPORT_BYTES: usize = 64 * 1024 * 1024;
-/// A code import must arrive within so many seconds of its headers.
-pub(crate) const IMPORT_SECONDS: u64 = 300;
+
+/// How long a client may take. Whoever takes longer holds a connection and memory for nothing.
+pub(crate) struct Patience {
+    /// A connection is looked at so often; one on which no request was begun since the last look and none is being
+    /// answered is closed. So a client must send a request line and headers within twice this time.
+    pub(crate) idle: Duration,
+    /// A body must arrive within so long of its headers.
+    pub(crate) body: Duration,
+    /// The same for a code import, which is a thousand times as large.
+    pub(crate) import: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Patience {
+        Patience {
+            idle: Duration::from_secs(15),
+            body: Duration::from_secs(10),
+            import: Duration::from_secs(300),
+        }
+    }
+}
 
 /// What the handlers share.
 pub(crate) struct App {
@@ -43,6 +60,7 @@ pub(crate) struct App {
     pub(crate) ledger: Arc<SqliteLedger>,
     pub(crate) users: UserSource,
     admin_key: Option<String>,
+    patience: Patience,
     metrics: PrometheusHandle,
     stop: watch::Receiver<bool>,
 }
@@ -53,14 +71,15 @@ impl App {
         ledger: Arc<SqliteLedger>,
         users: UserSource,
         admin_key: Option<String>,
+        patience: Patience,
         metrics: PrometheusHandle,
         stop: watch::Receiver<bool>,
     ) -> App {
-        App { flow, ledger, users, admin_key, metrics, stop }
+        App { flow, ledger, users, admin_key, patience, metrics, stop }
     }
 
     /// Refuses whoever does not show the admin key, if there is one.
-    pub(crate) fn admin(&self, headers: &HeaderMap) -> Result<(), Problem> {
+    fn admin(&self, headers: &HeaderMap) -> Result<(), Problem> {
         let Some(key) = &self.admin_key else { return Ok(()) };
         let shown = user::bearer(headers).unwrap_or("");
         // Every byte is looked at, whatever the first difference: the time tells nothing about the key.
@@ -104,9 +123,8 @@ impl App {
     }
 }
 
-/// Every route but the claim's.
+/// Every route. Claims come here only if the fast path has left them.
 pub(crate) fn router(app: Arc<App>) -> Router {
-    let import = post(campaigns::import_codes).layer(DefaultBodyLimit::max(IMPORT_BYTES));
     Router::new()
         .route("/v1/campaigns", post(campaigns::create).get(campaigns::list))
         .route("/v1/campaigns/{id}", get(campaigns::show))
@@ -114,8 +132,12 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/campaigns/{id}/pause", post(campaigns::pause))
         .route("/v1/campaigns/{id}/resume", post(campaigns::resume))
         .route("/v1/campaigns/{id}/close", post(campaigns::close))
-        .route("/v1/campaigns/{id}/codes", import)
+        .route(
+            "/v1/campaigns/{id}/codes",
+            post(campaigns::import_codes).layer(DefaultBodyLimit::max(IMPORT_BYTES)),
+        )
         .route("/v1/campaigns/{id}/events", get(campaigns::events))
+        .route("/v1/campaigns/{id}/claims", post(claims::routed))
         .route("/v1/campaigns/{id}/claims/{user}", get(claims::show))
         .route("/v1/campaigns/{id}/claims/{user}/confirm", post(claims::confirm))
         .route("/v1/campaigns/{id}/claims/{user}/cancel", post(claims::cancel))

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use axum::{Json, extract::State, http::HeaderMap, response::IntoResponse};
+use axum::{Json, extract::State, response::IntoResponse};
 use hyper::{StatusCode, header};
 use serde_json::{Value, json};
 
-use super::{App, problem::Problem};
+use super::{App, extract::Admin, problem::Problem};
 
 /// The OpenAPI 3.1 description. A test holds it against the real routes and answers.
 pub(crate) const OPENAPI: &str = include_str!("openapi.json");
@@ -46,8 +46,7 @@ pub(crate) async fn openapi() -> impl IntoResponse {
 }
 
 /// `POST /v1/audit`: recomputes every win from the log and compares the ledger.
-pub(crate) async fn audit(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Json<Value>, Problem> {
-    app.admin(&headers)?;
+pub(crate) async fn audit(_: Admin, State(app): State<Arc<App>>) -> Result<Json<Value>, Problem> {
     let found = dibs_flow::audit::audit(app.flow.store(), &*app.ledger, app.flow.codes()).await;
     match found {
         Ok(audit) => {

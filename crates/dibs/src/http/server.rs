@@ -2,17 +2,24 @@
 
 use std::{
     convert::Infallible,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
 use axum::Router;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
-use hyper::{Method, Request, Response, body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{
+    Method, Request, Response,
+    body::{Body as _, Frame, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::TokioIo;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -21,14 +28,8 @@ use tokio::{
 };
 use tower::ServiceExt;
 
-use super::{App, BODY_BYTES, BODY_SECONDS, claims, problem::Problem, router};
+use super::{App, BODY_BYTES, claims, problem::Problem, router};
 
-/// A connection is looked at so often; one on which no request was begun since the last look is closed. So a
-/// client must send its request line and headers within twice this time, and its next request too. One timer
-/// for each look and not one for each request: setting a timer costs a twentieth of a refused claim.
-const IDLE_LOOK: Duration = Duration::from_secs(15);
-/// A client must send the rest of a claim within this time.
-const BODY_TIMEOUT: Duration = Duration::from_secs(BODY_SECONDS);
 /// Connections still busy so long after the server was asked to stop are cut.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -82,7 +83,7 @@ pub(crate) async fn serve(
 struct Connection {
     app: Arc<App>,
     routes: Router,
-    /// Requests begun and not answered.
+    /// Requests begun and not answered, and answers that are streams.
     busy: AtomicU32,
     /// Requests begun.
     begun: AtomicU32,
@@ -95,10 +96,12 @@ async fn connection(stream: TcpStream, app: Arc<App>, routes: Router, mut stop: 
     let requests = shared.clone();
     let service = service_fn(move |request| answer(requests.clone(), request));
     let connection = http1::Builder::new()
+        // No `pipeline_flush`: with it an answer is kept back while part of another request is there, and is lost
+        // if that one is malformed.
         .max_buf_size(16 * 1024)
-        .pipeline_flush(true)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
+    // One timer for each look and not one for each request: setting a timer costs a twentieth of a refused claim.
     let idle = async {
         let mut seen = None;
         loop {
@@ -107,7 +110,7 @@ async fn connection(stream: TcpStream, app: Arc<App>, routes: Router, mut stop: 
                 return;
             }
             seen = Some(begun);
-            tokio::time::sleep(IDLE_LOOK).await;
+            tokio::time::sleep(shared.app.patience.idle).await;
         }
     };
     tokio::select! {
@@ -126,27 +129,62 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     connection.begun.fetch_add(1, Ordering::Relaxed);
-    connection.busy.fetch_add(1, Ordering::Relaxed);
-    let answer = if request.method() == Method::POST && claim_path(request.uri().path()).is_some() {
-        Ok(claim(&connection.app, request).await.map(Either::Left))
-    } else {
-        let request = request.map(axum::body::Body::new);
-        connection.routes.clone().oneshot(request).await.map(|r| r.map(Either::Right))
-    };
-    connection.busy.fetch_sub(1, Ordering::Relaxed);
-    answer
+    let busy = Busy::new(&connection);
+    if request.method() == Method::POST && claim_path(request.uri().path()).is_some() {
+        return Ok(claim(&connection.app, request).await.map(Either::Left));
+    }
+    let response = connection.routes.clone().oneshot(request.map(axum::body::Body::new)).await?;
+    let is_stream = response.body().size_hint().exact().is_none();
+    Ok(response.map(|body| {
+        Either::Right(if is_stream { axum::body::Body::new(Stream { body, _busy: busy }) } else { body })
+    }))
 }
 
-/// The campaign of `/v1/campaigns/{id}/claims`, still percent-encoded: a valid id needs no encoding.
+/// Counts as busy on its connection while it lives.
+struct Busy(Arc<Connection>);
+
+impl Busy {
+    fn new(connection: &Arc<Connection>) -> Busy {
+        connection.busy.fetch_add(1, Ordering::Relaxed);
+        Busy(connection.clone())
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.busy.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The body of an event stream: its connection is not idle, however long nothing else is asked for on it.
+struct Stream {
+    body: axum::body::Body,
+    _busy: Busy,
+}
+
+impl hyper::body::Body for Stream {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+}
+
+/// The campaign of `/v1/campaigns/{id}/claims`. What is percent-encoded is left to the router: a valid id needs
+/// no encoding.
 fn claim_path(path: &str) -> Option<&str> {
     let id = path.strip_prefix("/v1/campaigns/")?.strip_suffix("/claims")?;
-    (!id.contains('/')).then_some(id)
+    (!id.contains(['/', '%'])).then_some(id)
 }
 
 async fn claim(app: &App, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let (parts, body) = request.into_parts();
     let id = claim_path(parts.uri.path()).expect("the caller has looked");
-    let body = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, BODY_BYTES).collect()).await;
+    let body = tokio::time::timeout(app.patience.body, Limited::new(body, BODY_BYTES).collect()).await;
     match body {
         Ok(Ok(body)) => claims::claim(app, id, &parts.headers, &body.to_bytes()).await,
         Ok(Err(error)) if error.is::<LengthLimitError>() => {

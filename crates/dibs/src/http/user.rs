@@ -5,7 +5,10 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use dibs_model::UserId;
 use hyper::{HeaderMap, header};
-use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header, jwk::JwkSet};
+use jsonwebtoken::{
+    Algorithm, DecodingKey, Validation, decode, decode_header,
+    jwk::{AlgorithmParameters, JwkSet, PublicKeyUse},
+};
 use serde::Deserialize;
 
 use super::problem::Problem;
@@ -26,9 +29,16 @@ impl UserSource {
         match self {
             UserSource::Body => Ok(None),
             UserSource::Header(name) => {
-                let value = headers.get(name).ok_or_else(|| {
+                let mut values = headers.get_all(name).iter();
+                let value = values.next().ok_or_else(|| {
                     unauthorized(format!("the header {name} is missing; the gateway before Dibs must set it"))
                 })?;
+                // One of them is the client's own, and nobody can tell which.
+                if values.next().is_some() {
+                    return Err(Problem::invalid(format!(
+                        "the header {name} is there twice; the gateway before Dibs must replace it"
+                    )));
+                }
                 let text = std::str::from_utf8(value.as_bytes());
                 let text = text.map_err(|_| Problem::invalid(format!("the header {name} is not UTF-8")))?;
                 UserId::check(text).map_err(Problem::invalid)?;
@@ -90,21 +100,25 @@ impl Verifier {
     fn jwks(text: &str) -> anyhow::Result<Vec<(Option<String>, Algorithm, DecodingKey)>> {
         let set: JwkSet = serde_json::from_str(text).context("the JWT key file is JSON but not a JWKS")?;
         let mut keys = Vec::new();
-        for jwk in &set.keys {
-            let named = jwk.common.key_algorithm.map(|a| a.to_string());
-            let algorithm = match (named.as_deref(), &jwk.algorithm) {
-                (Some(name), _) => {
-                    name.parse().with_context(|| format!("the algorithm {name} is not supported"))?
-                }
-                (None, jsonwebtoken::jwk::AlgorithmParameters::RSA(_)) => Algorithm::RS256,
-                (None, jsonwebtoken::jwk::AlgorithmParameters::OctetKeyPair(_)) => Algorithm::EdDSA,
-                (None, jsonwebtoken::jwk::AlgorithmParameters::OctetKey(_)) => Algorithm::HS256,
+        // Providers publish keys that are for something else beside those that sign tokens.
+        for jwk in set.keys.iter().filter(|k| k.common.public_key_use != Some(PublicKeyUse::Encryption)) {
+            let algorithm = match (jwk.common.key_algorithm, &jwk.algorithm) {
+                (Some(named), _) => match named.to_string().parse() {
+                    Ok(algorithm) => algorithm,
+                    Err(_) => {
+                        tracing::warn!(kid = ?jwk.common.key_id, %named, "a key of the JWKS is not used");
+                        continue;
+                    }
+                },
+                (None, AlgorithmParameters::RSA(_)) => Algorithm::RS256,
+                (None, AlgorithmParameters::OctetKeyPair(_)) => Algorithm::EdDSA,
+                (None, AlgorithmParameters::OctetKey(_)) => Algorithm::HS256,
                 (None, _) => Algorithm::ES256,
             };
             keys.push((jwk.common.key_id.clone(), algorithm, DecodingKey::from_jwk(jwk)?));
         }
         if keys.is_empty() {
-            bail!("the JWKS has no key");
+            bail!("the JWKS has no key that signs tokens");
         }
         Ok(keys)
     }
@@ -112,17 +126,22 @@ impl Verifier {
     fn subject(&self, token: &str) -> Result<String, Problem> {
         let header = decode_header(token).map_err(|e| unauthorized(format!("the JWT is malformed: {e}")))?;
         // A key serves only its own algorithm, so that a public key is never taken for a secret.
-        let mut fitting = self.keys.iter().filter(|(id, algorithm, _)| {
+        let fitting = self.keys.iter().filter(|(id, algorithm, _)| {
             *algorithm == header.alg && (id.is_none() || header.kid.is_none() || *id == header.kid)
         });
-        let (_, algorithm, key) =
-            fitting.next().ok_or_else(|| unauthorized("no configured key fits the JWT's alg and kid"))?;
-        let mut validation = Validation::new(*algorithm);
-        validation.validate_aud = false;
-        validation.validate_nbf = true;
-        let claims = decode::<Claims>(token, key, &validation)
-            .map_err(|e| unauthorized(format!("the JWT is not valid: {e}")))?
-            .claims;
+        // A token without a kid may be any key's: while keys are exchanged there are two.
+        let mut verified = Err(unauthorized("no configured key fits the JWT's alg and kid"));
+        for (_, algorithm, key) in fitting {
+            let mut validation = Validation::new(*algorithm);
+            validation.validate_aud = false;
+            validation.validate_nbf = true;
+            verified = decode::<Claims>(token, key, &validation)
+                .map_err(|e| unauthorized(format!("the JWT is not valid: {e}")));
+            if verified.is_ok() {
+                break;
+            }
+        }
+        let claims = verified?.claims;
         UserId::check(&claims.sub).map_err(Problem::invalid)?;
         Ok(claims.sub)
     }
