@@ -234,3 +234,66 @@ fn every_route_is_documented() {
     });
     assert_eq!(routes, documented.collect());
 }
+
+/// Every type of problem that the code can answer stands in the document and in docs/api.md, and no other does.
+#[test]
+fn every_problem_is_documented() {
+    let sources = [
+        include_str!("../../src/http/campaigns.rs"),
+        include_str!("../../src/http/claims.rs"),
+        include_str!("../../src/http/coupons.rs"),
+        include_str!("../../src/http/extract.rs"),
+        include_str!("../../src/http/mod.rs"),
+        include_str!("../../src/http/ops.rs"),
+        include_str!("../../src/http/problem.rs"),
+        include_str!("../../src/http/server.rs"),
+        include_str!("../../src/http/user.rs"),
+    ];
+    let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/http")).unwrap();
+    let rust = files.filter(|f| f.as_ref().unwrap().path().extension().is_some_and(|e| e == "rs"));
+    assert_eq!(rust.count(), sources.len() + 1, "a new file beside view.rs, which has no problems");
+    let mut names = BTreeSet::new();
+    for part in sources.iter().flat_map(|s| s.split("Problem::new(").skip(1)) {
+        // The second argument; `Problem::verdict` has it from the verdict.
+        let argument = part.split(',').nth(1).unwrap().trim();
+        names.extend(argument.strip_prefix('"').map(|name| name.trim_end_matches('"').to_owned()));
+    }
+    let verdicts = include_str!("../../src/http/problem.rs").split("let name =").next().unwrap();
+    for part in verdicts.split("            Verdict::").skip(1) {
+        let variant: String = part.chars().take_while(|c| c.is_alphanumeric()).collect();
+        let name: String = variant.chars().fold(String::new(), |name, c| {
+            let underscore = if c.is_uppercase() && !name.is_empty() { "_" } else { "" };
+            name + underscore + &c.to_lowercase().to_string()
+        });
+        names.insert(if name == "conflict" { "campaign_conflict".into() } else { name });
+    }
+    assert!(names.len() > 20, "{names:?}");
+    let types = &DOCUMENT["components"]["schemas"]["Problem"]["properties"]["type"]["enum"];
+    let documented =
+        types.as_array().unwrap().iter().map(|t| t.as_str().unwrap().rsplit(':').next().unwrap());
+    assert_eq!(
+        documented.map(String::from).collect::<BTreeSet<_>>(),
+        names,
+        "openapi.json (left), the code (right)"
+    );
+    let page =
+        include_str!("../../../../docs/api.md").split("## Problems").nth(1).expect("a section Problems");
+    let rows = page.lines().filter_map(|l| l.strip_prefix("| `")?.split('`').next());
+    assert_eq!(
+        rows.map(String::from).collect::<BTreeSet<_>>(),
+        names,
+        "docs/api.md (left), the code (right)"
+    );
+}
+
+/// Every route stands in docs/api.md.
+#[test]
+fn every_route_is_on_the_page() {
+    let page = include_str!("../../../../docs/api.md");
+    for (path, methods) in DOCUMENT["paths"].as_object().unwrap() {
+        for method in methods.as_object().unwrap().keys() {
+            let call = format!("`{} {path}", method.to_uppercase());
+            assert!(page.contains(&call), "{call}` is not in docs/api.md");
+        }
+    }
+}
