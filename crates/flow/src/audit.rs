@@ -89,8 +89,36 @@ pub async fn audit<L: Ledger>(store: &Arc<Store>, ledger: &L, codes: &Codes) -> 
             compare(campaign, number, ledger, codes, before, &mut audit).await?;
         }
         audit.campaigns += replayed.state.campaigns().len() as u64;
+        strays(&replayed.state, number, ledger, before, &mut audit).await?;
     }
     Ok(audit)
+}
+
+/// Names campaigns of a partition that the ledger has and the log does not.
+async fn strays<L: Ledger>(
+    state: &State,
+    number: u32,
+    ledger: &L,
+    reached: Offset,
+    audit: &mut Audit,
+) -> Result<(), AuditError> {
+    let mut after = Arc::from("");
+    loop {
+        let page = ledger.campaigns(&after, PAGE).await?;
+        let Some((last, _)) = page.last() else { return Ok(()) };
+        after = last.id.clone();
+        for (row, counts) in page.iter().filter(|(row, _)| row.partition == number) {
+            // One that was created while the audit ran is not the auditor's business yet.
+            if row.created_offset < reached && state.campaign(&row.id).is_none() {
+                let rows = counts.rows();
+                audit.rows += rows;
+                audit.differ(format!(
+                    "{}: the ledger has this campaign with {rows} coupons, the log does not",
+                    row.id
+                ));
+            }
+        }
+    }
 }
 
 struct Replayed {

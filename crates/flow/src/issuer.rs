@@ -242,12 +242,12 @@ impl<L: Ledger> Issuer<L> {
         }
     }
 
-    /// Writes everything that is committed, and ends. Returns how many coupons the campaigns have now.
+    /// Writes everything that is committed, and ends. Returns how many coupons there are, cancelled ones included.
     pub async fn run_to_end(mut self) -> Result<u64, IssueError> {
         while self.state.next_offset() < self.log.high_watermark() {
             self.step(None).await?;
         }
-        Ok(self.state.campaigns().iter().map(|c| c.live() - c.held()).sum())
+        Ok(self.state.campaigns().iter().map(rows).sum())
     }
 
     /// Reads a chunk, decides it, writes it. Returns its bytes; 0 when all that is committed is written. The
@@ -391,8 +391,7 @@ impl<L: Ledger> Issuer<L> {
         }
         let mut counts = issuance.by_campaign.lock().expect("no panic while locked");
         for campaign in self.state.campaigns() {
-            let rows = (1..=campaign.ranks()).filter_map(|r| campaign.win_at(r)).filter(|w| w.issued).count();
-            counts.insert(campaign.id().clone(), rows as u64);
+            counts.insert(campaign.id().clone(), rows(campaign));
         }
         drop(counts);
         issuance.publish(self.lease.next_offset);
@@ -432,6 +431,11 @@ impl<L: Ledger> Issuer<L> {
             tracing::warn!(partition = self.number, %error, "cannot keep a snapshot");
         }
     }
+}
+
+/// Coupons that a campaign has in the ledger, once everything decided is written.
+fn rows(campaign: &Campaign) -> u64 {
+    (1..=campaign.ranks()).filter_map(|r| campaign.win_at(r)).filter(|w| w.issued).count() as u64
 }
 
 /// The row of a campaign.

@@ -469,6 +469,12 @@ fn the_audit_names_what_was_tampered_with() {
             1,
             &["c rank 6", "thief", "no such win"],
         ),
+        (
+            "INSERT INTO campaigns SELECT 'forged', title, stock, state, opens_at, closes_at, log_partition, \
+             created_offset FROM campaigns WHERE campaign_id = 'c'",
+            1,
+            &["forged", "the log does not"],
+        ),
     ] {
         let db = Db::open(&ledger).unwrap();
         db.query_row(all, [], |row| row.get::<_, i64>(0)).unwrap();
