@@ -2,6 +2,7 @@
 
 mod bench;
 mod crash;
+mod deny;
 mod disk_full;
 mod http;
 mod judge;
@@ -33,6 +34,8 @@ enum Command {
     DiskFull(Common),
     /// Copy the disk under load as a power cut would leave it, and start a server on the copy
     PowerCut(Rounds),
+    /// Hold licences and sources of all dependencies against deny.toml
+    Deny,
     /// Compare side by side, in one run, on this machine
     #[command(subcommand)]
     Bench(Bench),
@@ -77,6 +80,7 @@ fn main() -> anyhow::Result<()> {
         Command::Stall(common) => stall::run(&common),
         Command::DiskFull(common) => disk_full::run(&common),
         Command::PowerCut(rounds) => power_cut::run(&rounds),
+        Command::Deny => deny::run(),
         Command::Bench(Bench::Http(args)) => bench::http::run(&args),
     }
 }
