@@ -403,7 +403,7 @@ fn a_replay_builds_the_same_ledger() {
     let built = folder.path().join("built.db");
     let output = run(&["replay", "--data", data, "--into", built.to_str().unwrap()]);
     ended(&output, 0);
-    assert!(stdout(&output).starts_with("4 coupons of 1 partitions"), "{}", stdout(&output));
+    assert!(stdout(&output).starts_with("5 coupons of 1 partitions"), "{}", stdout(&output));
     let rows = tables(&ledger);
     assert_eq!(rows.iter().filter(|r| r.starts_with("coupons ")).count(), 5);
     assert_eq!(tables(&built), rows);
