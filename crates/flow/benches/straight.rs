@@ -1,5 +1,6 @@
-//! Claims in batches straight into the log, no HTTP: durable and decided. The generator runs on the same cores.
-//! `cargo bench -p dibs-flow`. Then the start of a server from that history, with and without its snapshot.
+//! `cargo bench -p dibs-flow`: first `decide` alone on one core, from record batches in memory. Then claims in
+//! batches straight into the log, no HTTP: durable and decided; the generator runs on the same cores. Then the
+//! start of a server from that history, with and without its snapshot.
 
 use std::{
     path::Path,
@@ -8,15 +9,23 @@ use std::{
     time::{Duration, Instant},
 };
 
+use dibs_decide::State;
 use dibs_flow::{Flow, FlowConfig, Secret};
 use dibs_ledger::SqliteLedger;
-use dibs_log::{DiskStorage, Store, StoreConfig, batch::BatchBuilder};
-use dibs_model::Command;
+use dibs_log::{
+    DiskStorage, Store, StoreConfig,
+    batch::{BatchBuilder, Batches},
+};
+use dibs_model::{Command, Timestamp};
 
 const CLAIMS: u64 = 10_000_000;
+const IN_MEMORY: u64 = 4_000_000;
 const BATCH: u64 = 8_000;
+const _: () = assert!(CLAIMS.is_multiple_of(BATCH) && IN_MEMORY.is_multiple_of(BATCH));
 
 fn main() {
+    decide_alone("most refused (stock 1,000)", 1_000);
+    decide_alone("every claim wins", IN_MEMORY);
     for (name, stock) in [("most refused (stock 1,000)", 1_000), ("every claim wins", CLAIMS)] {
         let folder = tempfile::Builder::new().prefix("dibs-bench-").tempdir_in(".").expect("a folder");
         let before = resident();
@@ -47,6 +56,40 @@ fn main() {
     }
 }
 
+/// One thread, no disk: batches, records, JSON, verdicts.
+fn decide_alone(name: &str, stock: u64) {
+    let batches: Vec<Vec<u8>> = (0..IN_MEMORY).step_by(BATCH as usize).map(batch).collect();
+    let create = format!(r#"{{"type":"create","title":"bench","stock":{stock}}}"#);
+    let (mut state, mut events) = (State::new(1), Vec::new());
+    state.apply_record(0, Timestamp(1), Some(b"bench"), Some(create.as_bytes()), &mut events);
+    let start = Instant::now();
+    let mut offset = 1;
+    for bytes in &batches {
+        for batch in Batches::new(bytes) {
+            for record in batch.expect("just built").records().expect("just built") {
+                let record = record.expect("just built");
+                let time = Timestamp(record.timestamp);
+                state.apply_record(offset, time, record.key, record.value, &mut events);
+                events.clear();
+                offset += 1;
+            }
+        }
+    }
+    let rate = IN_MEMORY as f64 / start.elapsed().as_secs_f64() / 1e6;
+    println!("{name:<28} {rate:5.2} M claims/s decided on one core, from record batches");
+}
+
+/// One batch of claims, the first by user `first`.
+fn batch(first: u64) -> Vec<u8> {
+    let (mut batch, mut value) = (BatchBuilder::new(), Vec::new());
+    for user in first..first + BATCH {
+        value.clear();
+        Command::Claim { user: format!("user-{user:08}").into(), key: "".into() }.encode(&mut value);
+        batch.push(Some(b"bench"), Some(&value));
+    }
+    batch.finish(0)
+}
+
 fn open(folder: &Path) -> Flow {
     let storage = Arc::new(DiskStorage::new(folder).expect("a folder"));
     let store = Arc::new(Store::open(storage, StoreConfig::default()).expect("a store"));
@@ -59,15 +102,8 @@ fn fill(folder: &Path, stock: u64) -> (Flow, Duration) {
     let create = format!(r#"{{"type":"create","title":"bench","stock":{stock}}}"#);
     log.append(Some(b"bench"), Some(create.as_bytes())).expect("room");
     let start = Instant::now();
-    let mut value = Vec::new();
     for first in (0..CLAIMS).step_by(BATCH as usize) {
-        let mut batch = BatchBuilder::new();
-        for user in first..(first + BATCH).min(CLAIMS) {
-            value.clear();
-            Command::Claim { user: format!("user-{user:08}").into(), key: "".into() }.encode(&mut value);
-            batch.push(Some(b"bench"), Some(&value));
-        }
-        let bytes = batch.finish(0);
+        let bytes = batch(first);
         while let Err(dibs_log::AppendError::Full) = log.append_batch(&bytes) {
             thread::yield_now();
         }
