@@ -29,6 +29,7 @@
 mod accept;
 pub mod batch;
 mod checkpoint;
+mod committer;
 mod config;
 mod error;
 mod files;
@@ -47,6 +48,7 @@ mod topics;
 mod txn_index;
 mod writer;
 
+pub use committer::Committer;
 pub use config::{ConfigError, ConfigKey, ConfigKind, TOPIC_CONFIGS, TimestampType, TopicConfig};
 pub use dibs_model::Offset;
 pub use error::{AppendError, CommitError, Damage, Lost, OpenError, ReadError, TopicError};

@@ -6,7 +6,7 @@ use std::{
     future::Future,
     io,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, Weak,
         atomic::{AtomicU64, Ordering::*},
     },
     time::{Duration, Instant},
@@ -44,6 +44,7 @@ const LOOKS: usize = 16;
 /// commit its offsets are given anew, so whoever waits for an offset must see the same
 /// [`PartitionLog::failures`] before the append and after the wait.
 pub struct PartitionLog {
+    me: Weak<PartitionLog>,
     home: Arc<Home>,
     topic: Arc<str>,
     topic_id: TopicId,
@@ -132,7 +133,8 @@ impl PartitionLog {
         let (max_pending, start_offset, end) = (home.config.max_pending_bytes, found.start, found.end);
         let active = found.segments[found.segments.len() - 1].clone();
         let first_open = found.producers.first_open().unwrap_or(NO_TRANSACTION);
-        let pending = Pending::new(end, found.producers.clone(), &config, max_pending);
+        let mut pending = Pending::new(end, found.producers.clone(), &config, max_pending);
+        pending.pooled = home.is_pooled(of.topic);
         let writer = Writer::new(Start {
             active,
             made: found.made,
@@ -142,7 +144,8 @@ impl PartitionLog {
             producers: found.producers,
             snapshots: found.snapshots,
         });
-        Arc::new(PartitionLog {
+        Arc::new_cyclic(|me| PartitionLog {
+            me: me.clone(),
             home,
             topic: of.topic.clone(),
             topic_id: of.id,
@@ -237,11 +240,40 @@ impl PartitionLog {
         }
         let done = append(&mut pending);
         let wake = was_empty && !pending.is_empty() && pending.waiting > 0;
+        // After a failure nothing is pending, but there is something to mend.
+        let work = !pending.is_empty() || pending.mode == Mode::Failed;
+        let enqueue = work && pending.pooled && !std::mem::replace(&mut pending.queued, true);
         drop(pending);
         if wake {
             self.something.notify_all();
         }
+        if enqueue && let Some(me) = self.me.upgrade() {
+            self.home.queue.push(me);
+        }
         done
+    }
+
+    /// Leaves commits to the store's committer from now on.
+    pub(crate) fn pool(&self) {
+        let mut pending = self.pending();
+        pending.pooled = true;
+        let enqueue = !pending.is_empty() && !std::mem::replace(&mut pending.queued, true);
+        drop(pending);
+        if enqueue && let Some(me) = self.me.upgrade() {
+            self.home.queue.push(me);
+        }
+    }
+
+    /// Called by a committer: commits, and goes on after a failure as soon as that is possible. Says whether
+    /// there is more to commit.
+    pub(crate) fn commit_pooled(&self, now_ms: i64) -> bool {
+        if self.commit(now_ms).is_err() {
+            // Who appended has been told. If this fails, the next append leads here again.
+            let _ = self.reset();
+        }
+        let mut pending = self.pending();
+        pending.queued = !pending.is_empty();
+        pending.queued
     }
 
     /// Blocks until something is pending, somebody calls [`PartitionLog::wake`], the partition is closed, or

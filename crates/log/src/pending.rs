@@ -122,6 +122,10 @@ pub(crate) struct Pending {
     pub(crate) woken: bool,
     /// How many commits have failed.
     pub(crate) failures: u64,
+    /// A [`crate::Committer`] commits what is pending.
+    pub(crate) pooled: bool,
+    /// It knows that there is something, or is at it.
+    pub(crate) queued: bool,
     /// The producers as they will be when everything pending is committed.
     pub(crate) producers: Producers,
     max_batch: usize,
@@ -141,6 +145,8 @@ impl Pending {
             waiting: 0,
             woken: false,
             failures: 0,
+            pooled: false,
+            queued: false,
             producers,
             max_batch: 0,
             max_pending,

@@ -9,6 +9,7 @@ use std::{
 use crate::{
     CommitError, MAX_MESSAGE_BYTES, MAX_PARTITIONS, OpenError, PartitionLog, Recovery, TopicError,
     checkpoint::{CLEANED, Checkpoint, LOG_STARTS, RECOVERY_POINTS},
+    committer::{Committer, Queue},
     config::{self, TopicConfig},
     error::Damage,
     files::OpenFiles,
@@ -73,6 +74,9 @@ impl StoreConfig {
     }
 }
 
+/// Says by its name whether a topic's partitions are committed by a committer.
+type Pooled = Box<dyn Fn(&str) -> bool + Send + Sync>;
+
 /// What a store's partitions share.
 pub(crate) struct Home {
     pub(crate) storage: Arc<dyn Storage>,
@@ -83,6 +87,10 @@ pub(crate) struct Home {
     /// Up to where each partition is compacted: below, offsets may be missing.
     pub(crate) cleaned: Checkpoint,
     pub(crate) buffers: Buffers,
+    /// Partitions that a committer has to commit.
+    pub(crate) queue: Arc<Queue>,
+    /// Which topics a committer commits.
+    pooled: RwLock<Option<Pooled>>,
     /// Held as long as any partition can write.
     lock: Mutex<Option<Lock>>,
 }
@@ -129,6 +137,8 @@ impl Store {
             files: Arc::new(OpenFiles::new(storage.clone(), config.max_open_segments)),
             config,
             buffers: Buffers::default(),
+            queue: Arc::default(),
+            pooled: RwLock::new(None),
             lock: Mutex::new(Some(lock)),
             storage: storage.clone(),
         });
@@ -312,6 +322,25 @@ impl Store {
         topics.by_name.get(topic)?.partitions().get(partition as usize).cloned()
     }
 
+    /// Starts threads that commit the partitions of all topics, present and future, whose names `pooled` accepts;
+    /// the others are committed by hand, with [`PartitionLog::commit`]. Each append to an idle partition wakes a
+    /// thread; while one commits a partition, what comes gathers for its next commit. `clock` gives ms since the
+    /// Unix epoch. Two threads are right for nearly everybody: a commit mostly waits for the disk.
+    pub fn start_committer(
+        &self,
+        threads: usize,
+        clock: impl Fn() -> i64 + Send + Sync + 'static,
+        pooled: impl Fn(&str) -> bool + Send + Sync + 'static,
+    ) -> io::Result<Committer> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let committer = Committer::spawn(self.home.queue.clone(), threads, clock)?;
+        for topic in self.all_topics().iter().filter(|topic| pooled(topic.name())) {
+            topic.partitions().iter().for_each(|log| log.pool());
+        }
+        *self.home.pooled.write().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(pooled));
+        Ok(committer)
+    }
+
     /// Replaces a small file beside the partitions, durably and in one step. Names are 1 to 200 ASCII letters,
     /// digits, `_`, `-` and `.`, not starting with `.` nor ending in `.tmp` or `checkpoint`, and not `topics`.
     pub fn put(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
@@ -414,6 +443,11 @@ impl Changing {
 }
 
 impl Home {
+    pub(crate) fn is_pooled(&self, topic: &str) -> bool {
+        let pooled = self.pooled.read().unwrap_or_else(PoisonError::into_inner);
+        pooled.as_ref().is_some_and(|pooled| pooled(topic))
+    }
+
     fn open_topic(
         self: &Arc<Self>,
         name: &str,
