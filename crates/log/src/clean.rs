@@ -219,8 +219,7 @@ impl PartitionLog {
         storage.sync_dir(self.dir())?;
         // First, for it fits the old log as well: nobody may wait for a marker that is gone.
         let kept = &round.transactions.kept;
-        old.retain_aborted(|a| kept.contains(&(a.producer_id, a.last_offset)))?;
-        old.sync_indexes()?;
+        old.replace_aborted(|a| kept.contains(&(a.producer_id, a.last_offset)))?;
         let mut indexer = Indexer::new(config.index_interval_bytes, None);
         let Copy { written: size, batches, .. } = copy;
         drop(file);

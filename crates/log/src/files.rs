@@ -124,6 +124,10 @@ impl SegmentFiles {
         path(&self.dir, self.base, ENDINGS[part as usize])
     }
 
+    pub(crate) fn dir(&self) -> &str {
+        &self.dir
+    }
+
     pub(crate) fn storage(&self) -> &dyn Storage {
         &*self.owner.storage
     }

@@ -117,6 +117,11 @@ impl<E: Entry> Index<E> {
         self.entries.load(Acquire)
     }
 
+    /// Believes that the file has so many entries.
+    pub(crate) fn trust(&self, entries: u64) {
+        self.entries.store(entries, Release);
+    }
+
     /// Appends entries. After an error none of them counts.
     pub(crate) fn append(&self, file: &dyn File, entries: &[E]) -> io::Result<()> {
         if entries.is_empty() {

@@ -42,6 +42,7 @@ mod producers;
 mod recover;
 mod scan;
 mod segment;
+mod shutdown;
 mod snapshot;
 mod storage;
 mod store;

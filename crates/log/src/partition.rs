@@ -23,6 +23,7 @@ use crate::{
     producers::{Marker, Origin, ProducerInfo},
     recover::{Finder, Recovered},
     segment::{FileRange, Segment},
+    shutdown::Left,
     storage::{read_file, write_file},
     store::Home,
     tail::{Durable, Passed, Tail},
@@ -89,12 +90,13 @@ pub struct SegmentInfo {
 
 impl PartitionLog {
     /// Opens a partition, and repairs what a crash has left. `foreign` says that its files were not written
-    /// here.
+    /// here, `left` what a clean shutdown has said of them.
     pub(crate) fn open(
         home: Arc<Home>,
         of: &PartitionOf<'_>,
         config: Arc<TopicConfig>,
         foreign: bool,
+        left: Option<Left>,
     ) -> Result<(Arc<Self>, Recovery), OpenError> {
         let (topic, partition) = (of.topic, of.partition);
         let dir: Arc<str> = folder(topic, partition).into();
@@ -110,9 +112,16 @@ impl PartitionLog {
             gaps_before: if foreign { Offset::MAX } else { gaps },
             largest: config.max_message_bytes,
         };
-        let found = finder.recover()?;
+        let believed = left.is_some();
+        let found = match left {
+            Some(left) => finder.believe(left),
+            None => finder.recover()?,
+        };
         let report = Recovery { topic: topic.to_string(), partition, ..found.report.clone() };
-        let log = PartitionLog::found(home, of, config, dir, start, found);
+        let log = PartitionLog::found(home, of, config, dir, start, found, !believed);
+        if believed {
+            return Ok((log, report));
+        }
         // The next start will not read again what this one has read.
         log.writer().save_producers(&log).map_err(|source| OpenError::Io {
             folder: log.home.storage.describe(),
@@ -129,6 +138,7 @@ impl PartitionLog {
         dir: Arc<str>,
         start: Offset,
         found: Recovered,
+        touched: bool,
     ) -> Arc<Self> {
         let (max_pending, start_offset, end) = (home.config.max_pending_bytes, found.start, found.end);
         let active = found.segments[found.segments.len() - 1].clone();
@@ -143,6 +153,7 @@ impl PartitionLog {
             last_time: found.last_time,
             producers: found.producers,
             snapshots: found.snapshots,
+            touched,
         });
         Arc::new_cyclic(|me| PartitionLog {
             me: me.clone(),
@@ -619,6 +630,11 @@ impl PartitionLog {
         self.tail.close();
         writer.close(self)?;
         Ok(self.high_watermark())
+    }
+
+    /// What the files hold after [`PartitionLog::close`]; `None` if there are none.
+    pub(crate) fn leave_behind(&self) -> Option<Left> {
+        self.writer().leave_behind(&self.list())
     }
 
     /// Called by the writer: the batches up to `high_watermark` are durable and readable, the oldest open

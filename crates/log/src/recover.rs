@@ -17,6 +17,7 @@ use crate::{
     producers::Producers,
     scan::{Indexer, Scanner},
     segment::Segment,
+    shutdown::Left,
     snapshot,
     storage::{Entry, Storage, write_file},
 };
@@ -96,6 +97,24 @@ struct Replay {
 }
 
 impl Finder<'_> {
+    /// Believes what a clean shutdown has left. Touches no file.
+    pub(crate) fn believe(&self, left: Left) -> Recovered {
+        let segments = left.segments.iter();
+        let segments: Vec<_> = segments.map(|s| Arc::new(Segment::left(self.files, self.dir, s))).collect();
+        let report = Recovery { segments: segments.len(), end: left.end, ..Recovery::default() };
+        Recovered {
+            start: segments[0].base,
+            segments,
+            made: true,
+            indexer: Indexer::new(self.interval, left.last_entry),
+            end: left.end,
+            last_time: left.last_time,
+            producers: left.producers,
+            snapshots: left.snapshots,
+            report,
+        }
+    }
+
     pub(crate) fn recover(&self) -> Result<Recovered, OpenError> {
         let mut report = Recovery::default();
         let names = match self.storage().list(self.dir) {
@@ -240,8 +259,7 @@ impl Finder<'_> {
         let len = log.len()?;
         let from = self.trusted(&segment, len, replay.needed_from)?;
         // What the scan will find again.
-        let found_again = from.1.max(replay.from);
-        segment.retain_aborted(|aborted| aborted.last_offset < found_again)?;
+        segment.keep_aborted_before(from.1.max(replay.from))?;
         let pass = self.pass(&segment, len, from, replay)?;
         let Pass { start, position: end, offset, indexer, first_time, unproven, rebuilt, bad } = pass;
         report.segments_scanned += usize::from(start == 0 || unproven.is_some());

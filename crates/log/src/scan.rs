@@ -76,6 +76,11 @@ impl Indexer {
         self.flush(segment).map(drop)
     }
 
+    /// The last time entry made.
+    pub(crate) fn last_entry(&self) -> Option<TimeEntry> {
+        self.last
+    }
+
     /// Largest timestamp so far, in ms.
     pub(crate) fn max_timestamp(&self) -> i64 {
         self.max.map_or(i64::MIN, |max| max.timestamp)

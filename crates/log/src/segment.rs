@@ -4,7 +4,7 @@ use std::{
     fmt, io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI64, AtomicU64, Ordering::*},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::*},
     },
 };
 
@@ -15,6 +15,7 @@ use crate::{
     error::{Damage, ReadError},
     files::{ENDINGS, OpenFiles, Part, SegmentFiles, path},
     index::{Index, OffsetEntry, TimeEntry},
+    shutdown::LeftSegment,
     storage::File,
     txn_index::{Aborted, AbortedList},
 };
@@ -54,6 +55,8 @@ pub(crate) struct Segment {
     max_timestamp: AtomicI64,
     /// The first batch's largest timestamp, in ms; `i64::MIN` while it is not known.
     first_timestamp: AtomicI64,
+    /// The last run has said how long the log file is, and nobody has looked yet.
+    unverified: AtomicBool,
 }
 
 impl Segment {
@@ -69,6 +72,30 @@ impl Segment {
             size: AtomicU64::new(0),
             max_timestamp: AtomicI64::new(i64::MIN),
             first_timestamp: AtomicI64::new(i64::MIN),
+            unverified: AtomicBool::new(false),
+        }
+    }
+
+    /// A segment as a clean shutdown has left it. Touches no file.
+    pub(crate) fn left(owner: &Arc<OpenFiles>, dir: &Arc<str>, left: &LeftSegment) -> Segment {
+        let segment = Segment::new(owner, dir, left.base);
+        segment.offsets.trust(left.offsets);
+        segment.times.trust(left.times);
+        segment.first_timestamp.store(left.first_timestamp, Release);
+        segment.publish(left.size, left.max_timestamp, None);
+        segment.unverified.store(true, Release);
+        segment
+    }
+
+    /// What the files hold, for the next start.
+    pub(crate) fn leave_behind(&self) -> LeftSegment {
+        LeftSegment {
+            base: self.base,
+            size: self.size(),
+            max_timestamp: self.max_timestamp(),
+            first_timestamp: self.first_timestamp.load(Acquire),
+            offsets: self.offsets.entries(),
+            times: self.times.entries(),
         }
     }
 
@@ -89,7 +116,16 @@ impl Segment {
 
     /// The log file.
     pub(crate) fn log(&self) -> io::Result<Arc<dyn File>> {
-        self.files.get(Part::Log, false)
+        let log = self.files.get(Part::Log, false)?;
+        if self.unverified.load(Acquire) {
+            let len = log.len()?;
+            if len != self.size() {
+                let what = format!("{len} bytes, where a clean shutdown has left {}", self.size());
+                return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+            }
+            self.unverified.store(false, Release);
+        }
+        Ok(log)
     }
 
     fn index_file(&self) -> io::Result<Arc<dyn File>> {
@@ -168,6 +204,11 @@ impl Segment {
     pub(crate) fn sync_indexes(&self) -> io::Result<()> {
         self.index_file()?.sync_data()?;
         self.times_file()?.sync_data()?;
+        self.sync_aborted()
+    }
+
+    /// Makes the list of aborted transactions durable.
+    pub(crate) fn sync_aborted(&self) -> io::Result<()> {
         self.aborted().sync(&self.files)
     }
 
@@ -181,9 +222,14 @@ impl Segment {
         if new.is_empty() { Ok(()) } else { self.aborted().add(&self.files, new) }
     }
 
-    /// Forgets aborted transactions that `kept` does not want.
-    pub(crate) fn retain_aborted(&self, kept: impl Fn(&Aborted) -> bool) -> io::Result<()> {
-        self.aborted().retain(&self.files, kept)
+    /// Forgets aborted transactions that end at `from` or later; a scan will find them again.
+    pub(crate) fn keep_aborted_before(&self, from: Offset) -> io::Result<()> {
+        self.aborted().keep_before(&self.files, from)
+    }
+
+    /// Forgets aborted transactions that `kept` does not want, durably and in one step.
+    pub(crate) fn replace_aborted(&self, kept: impl Fn(&Aborted) -> bool) -> io::Result<()> {
+        self.aborted().replace(&self.files, kept)
     }
 
     fn aborted(&self) -> MutexGuard<'_, AbortedList> {
@@ -389,6 +435,7 @@ impl Segment {
         }
         let log = self.log().map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => self.damage(0, from, "the file is missing").into(),
+            io::ErrorKind::InvalidData => self.damage(self.size(), from, &e.to_string()).into(),
             _ => ReadError::Io(e),
         })?;
         let begin = position;

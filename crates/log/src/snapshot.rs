@@ -47,7 +47,7 @@ pub(crate) fn read(storage: &dyn Storage, dir: &str, offset: Offset) -> io::Resu
 }
 
 /// Kafka's layout remembers one batch of each producer.
-fn encode(producers: &Producers) -> Vec<u8> {
+pub(crate) fn encode(producers: &Producers) -> Vec<u8> {
     let mut known: Vec<_> = producers.known.iter().collect();
     known.sort_unstable_by_key(|(id, _)| **id);
     let mut out = Vec::with_capacity(CRC_END + 4 + known.len() * ENTRY_BYTES);
@@ -70,7 +70,8 @@ fn encode(producers: &Producers) -> Vec<u8> {
     out
 }
 
-fn decode(bytes: &[u8]) -> Option<Producers> {
+/// Reads Kafka's layout; `None` if it is not whole.
+pub(crate) fn decode(bytes: &[u8]) -> Option<Producers> {
     let mut reader = Reader(bytes);
     let version = i16::from_be_bytes(reader.take()?);
     let crc = u32::from_be_bytes(reader.take()?);

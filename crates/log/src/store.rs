@@ -16,6 +16,7 @@ use crate::{
     files::OpenFiles,
     partition::{PartitionOf, folder, topic_of},
     pending::Buffers,
+    shutdown::{self, CLEAN},
     storage::{Lock, Storage, read_file, replace_file},
     topics::{Catalog, TOPICS, Topic, TopicId, TopicRecord, preset},
 };
@@ -115,6 +116,16 @@ struct Topics {
     by_id: BTreeMap<TopicId, String>,
 }
 
+/// What there is to know while partitions are opened.
+#[derive(Default)]
+struct Opening {
+    /// Topics that this program has not written.
+    foreign: BTreeSet<String>,
+    /// What a clean shutdown has said.
+    left: shutdown::Partitions,
+    recovery: Vec<Recovery>,
+}
+
 struct Changing {
     /// What the file says.
     catalog: Catalog,
@@ -149,14 +160,20 @@ impl Store {
         let mut catalog = Catalog::open(&*storage).map_err(io(TOPICS))??;
         let before = catalog.clone();
         home.finish_deleting(&mut catalog).map_err(io(""))?;
-        let adopted = home.adopt(&mut catalog)?;
-        let (mut topics, mut recovery) = (Topics::default(), Vec::new());
+        let left = shutdown::take(&*storage).map_err(io(CLEAN))?;
+        let clean = !left.is_empty();
+        let foreign = home.adopt(&mut catalog)?;
+        let mut opening = Opening { foreign, left, recovery: Vec::new() };
+        let mut topics = Topics::default();
         for (name, record) in &catalog.topics {
-            let logs = home.open_topic(name, record, adopted.contains(name), &mut recovery)?;
+            let logs = home.open_topic(name, record, &mut opening)?;
             topics.insert(Topic::new(name, record, &home.config, logs));
         }
+        let Opening { foreign: adopted, recovery, .. } = opening;
         // A folder that was made just before a crash may have a name that is not durable yet.
-        storage.sync_dir("").map_err(io(""))?;
+        if !clean {
+            storage.sync_dir("").map_err(io(""))?;
+        }
         // All was read and synced: another crash need not lead to reading it again.
         let ends = |r: &Recovery| ((r.topic.clone(), r.partition), Some(r.end));
         let foreign = recovery.iter().filter(|r| adopted.contains(&r.topic) && r.end > 0);
@@ -209,7 +226,7 @@ impl Store {
         let mut all = preset(name);
         all.extend(configs);
         let record = TopicRecord { id, partitions, configs: all, deleting: false };
-        let logs = self.home.open_topic(name, &record, false, &mut Vec::new());
+        let logs = self.home.open_topic(name, &record, &mut Opening::default());
         let logs = logs.map_err(|e| topic_io(name, e))?;
         let topic = Topic::new(name, &record, &self.home.config, logs);
         self.change_catalog(&mut changing, name, Some(record))?;
@@ -246,7 +263,7 @@ impl Store {
         let (name_of, id) = (topic.name_of(), topic.id());
         for partition in count..partitions {
             let of = PartitionOf { topic: &name_of, id, partition };
-            let opened = PartitionLog::open(self.home.clone(), &of, topic.config().clone(), false);
+            let opened = PartitionLog::open(self.home.clone(), &of, topic.config().clone(), false, None);
             logs.push(opened.map_err(|e| topic_io(name, e))?.0);
         }
         let record = TopicRecord { partitions, ..changing.record(name) };
@@ -362,7 +379,8 @@ impl Store {
     }
 
     /// Replaces a small file beside the partitions, durably and in one step. Names are 1 to 200 ASCII letters,
-    /// digits, `_`, `-` and `.`, not starting with `.` nor ending in `.tmp` or `checkpoint`, and not `topics`.
+    /// digits, `_`, `-` and `.`, not starting with `.` nor ending in `.tmp` or `checkpoint`, and not `topics` or
+    /// `clean-shutdown`.
     pub fn put(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         check_file_name(name)?;
         let changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -404,14 +422,22 @@ impl Store {
             return Ok(());
         }
         let (mut points, mut result) = (Vec::new(), Ok(()));
+        let mut left = shutdown::Partitions::new();
         for log in self.all_topics().iter().flat_map(|topic| topic.partitions()) {
             match log.close() {
                 Ok(0) => {}
-                Ok(end) => points.push(((log.topic().to_owned(), log.partition()), Some(end))),
+                Ok(end) => {
+                    let key = (log.topic().to_owned(), log.partition());
+                    points.push((key.clone(), Some(end)));
+                    left.extend(log.leave_behind().map(|left| (key, left)));
+                }
                 Err(e) => result = result.and(Err(e)),
             }
         }
-        let saved = self.home.recovery_points.save_all(points).map_err(CommitError::of_write);
+        let mut saved = self.home.recovery_points.save_all(points).map_err(CommitError::of_write);
+        if result.is_ok() && saved.is_ok() {
+            saved = shutdown::write(&*self.home.storage, &left).map_err(CommitError::of_write);
+        }
         self.home.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
         result.and(saved)
     }
@@ -472,17 +498,18 @@ impl Home {
         self: &Arc<Self>,
         name: &str,
         record: &TopicRecord,
-        adopted: bool,
-        recovery: &mut Vec<Recovery>,
+        opening: &mut Opening,
     ) -> Result<Vec<Arc<PartitionLog>>, OpenError> {
         let topic: Arc<str> = name.into();
         let config = Arc::new(TopicConfig::resolve(&record.configs, &self.config));
         let mut logs = Vec::with_capacity(record.partitions as usize);
+        let foreign = opening.foreign.contains(name);
         for partition in 0..record.partitions {
             let of = PartitionOf { topic: &topic, id: record.id, partition };
-            let (log, report) = PartitionLog::open(self.clone(), &of, config.clone(), adopted)?;
+            let left = opening.left.remove(&(name.to_owned(), partition));
+            let (log, report) = PartitionLog::open(self.clone(), &of, config.clone(), foreign, left)?;
             logs.push(log);
-            recovery.push(report);
+            opening.recovery.push(report);
         }
         Ok(logs)
     }

@@ -5,7 +5,11 @@ use std::{io, sync::Arc};
 
 use dibs_model::Offset;
 
-use crate::files::{Part, SegmentFiles};
+use crate::{
+    clean::CLEANED,
+    files::{Part, SegmentFiles},
+    storage::write_file,
+};
 
 /// Bytes of an entry: version, producer, first, last and last stable offset.
 const ENTRY_BYTES: usize = 34;
@@ -93,19 +97,45 @@ impl AbortedList {
         Ok(())
     }
 
-    /// Keeps what `kept` says.
-    pub(crate) fn retain(
+    /// Keeps what ends before `from`. What stays in the file is not touched, so a power cut cannot harm it.
+    pub(crate) fn keep_before(&mut self, files: &Arc<SegmentFiles>, from: Offset) -> io::Result<()> {
+        let all = self.get(files)?;
+        // What was not durable may be anything; what was comes first, in order.
+        let mut last = None;
+        let in_order = |entry: &&Aborted| {
+            let before = last.replace(entry.last_offset);
+            entry.last_offset < from && before.is_none_or(|before| entry.last_offset > before)
+        };
+        let kept = all.iter().take_while(in_order).count();
+        self.known = Some(all[..kept].into());
+        match files.get(Part::TxnIndex, false) {
+            Ok(file) if file.len()? != (kept * ENTRY_BYTES) as u64 => {
+                file.set_len((kept * ENTRY_BYTES) as u64)
+            }
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
+    }
+
+    /// Keeps what `kept` says, durably and in one step. The file under the name is another one then.
+    pub(crate) fn replace(
         &mut self,
         files: &Arc<SegmentFiles>,
         kept: impl Fn(&Aborted) -> bool,
     ) -> io::Result<()> {
         let all = self.get(files)?;
         let kept: Arc<[Aborted]> = all.iter().copied().filter(kept).collect();
-        if kept.len() < all.len() {
-            self.known = Some(kept);
-            self.rewrite(files)?;
+        if kept.len() == all.len() {
+            return Ok(());
         }
-        Ok(())
+        let mut bytes = Vec::new();
+        kept.iter().for_each(|entry| entry.encode(&mut bytes));
+        let (path, storage) = (files.path(Part::TxnIndex), files.storage());
+        let temporary = format!("{path}{CLEANED}");
+        write_file(storage, &temporary, &bytes)?;
+        storage.rename(&temporary, &path)?;
+        self.known = Some(kept);
+        storage.sync_dir(files.dir())
     }
 
     /// Makes the file durable, and complete if it was not.
@@ -169,7 +199,10 @@ mod tests {
         assert_ne!(AbortedList::default().get(&files).unwrap().len(), 3);
         list.sync(&files).unwrap();
         assert_eq!(*AbortedList::default().get(&files).unwrap(), [entry(1), entry(2), entry(3)]);
-        list.retain(&files, |entry| entry.last_offset < 8).unwrap();
+        list.keep_before(&files, 8).unwrap();
         assert_eq!(*AbortedList::default().get(&files).unwrap(), [entry(1), entry(2)]);
+        list.replace(&files, |entry| entry.first_offset > 1).unwrap();
+        let again = SegmentFiles::new(Arc::new(OpenFiles::new(Arc::new(storage), 9)), "t-0".into(), 0);
+        assert_eq!(*AbortedList::default().get(&again).unwrap(), [entry(2)]);
     }
 }

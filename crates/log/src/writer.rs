@@ -8,10 +8,12 @@ use crate::{
     CommitError, GROUP_BYTES, PartitionLog,
     batch::{Batch, BatchHeader},
     config::TopicConfig,
+    files::SegmentFiles,
     pending::{Group, Planned},
     producers::Producers,
     scan::Indexer,
     segment::Segment,
+    shutdown::Left,
     snapshot,
     txn_index::Aborted,
 };
@@ -40,6 +42,8 @@ pub(crate) struct Writer {
     must_roll: bool,
     /// Rolled segments whose indexes are not durable yet.
     unsynced: Vec<Arc<Segment>>,
+    /// Something was written, or tried to, since the files were as a clean shutdown leaves them.
+    touched: bool,
     /// Bytes written since the recovery point.
     since_checkpoint: u64,
 }
@@ -60,11 +64,13 @@ pub(crate) struct Start {
     pub(crate) last_time: i64,
     pub(crate) producers: Producers,
     pub(crate) snapshots: Vec<Offset>,
+    /// The files may not be as a clean shutdown leaves them.
+    pub(crate) touched: bool,
 }
 
 impl Writer {
     pub(crate) fn new(start: Start) -> Self {
-        let Start { active, made, indexer, next, last_time, producers, snapshots } = start;
+        let Start { active, made, indexer, next, last_time, producers, snapshots, touched } = start;
         Writer {
             active,
             made,
@@ -74,6 +80,7 @@ impl Writer {
             state: State::Ready,
             producers,
             snapshots,
+            touched,
             must_roll: false,
             unsynced: Vec::new(),
             since_checkpoint: 0,
@@ -107,6 +114,7 @@ impl Writer {
         group: &mut Group,
         now: i64,
     ) -> Result<(), CommitError> {
+        self.touched = true;
         self.last_time = self.last_time.max(now);
         group.stamp(self.last_time);
         let done = self.write_all(log, group);
@@ -203,7 +211,8 @@ impl Writer {
     }
 
     /// Ends the active segment and begins the next one, durably.
-    pub(crate) fn roll(&mut self, log: &PartitionLog) -> Result<(), CommitError> {
+    fn roll(&mut self, log: &PartitionLog) -> Result<(), CommitError> {
+        self.touched = true;
         self.must_roll = true;
         let _ = self.indexer.finish(&self.active);
         let home = log.home();
@@ -241,6 +250,8 @@ impl Writer {
         if none || !self.made || self.snapshots.last() == Some(&self.next) {
             return Ok(());
         }
+        // A scan from the snapshot on would not find them again.
+        self.active.sync_aborted()?;
         let storage = &*log.home().storage;
         snapshot::write(storage, log.dir(), self.next, &self.producers)?;
         self.snapshots.push(self.next);
@@ -269,7 +280,7 @@ impl Writer {
         // No index may lack an entry that the recovery point says is there.
         let done = self.indexer.flush(&self.active).and_then(|_| {
             self.save_producers(log)?;
-            self.unsynced.iter().chain([&self.active]).try_for_each(|s| s.sync_indexes())?;
+            self.sync_indexes()?;
             log.home().recovery_points.save(log.topic(), log.partition(), self.next)
         });
         if done.is_ok() {
@@ -309,14 +320,38 @@ impl Writer {
     }
 
     fn finish(&mut self, log: &PartitionLog) -> io::Result<()> {
-        if !self.made {
+        if !self.made || !self.touched {
             return Ok(());
         }
         self.indexer.finish(&self.active)?;
         let file = self.active.log()?;
-        file.set_len(self.active.size())?;
-        file.sync_data()?;
+        if file.len()? != self.active.size() {
+            file.set_len(self.active.size())?;
+            file.sync_data()?;
+        }
         self.save_producers(log)?;
-        self.unsynced.iter().chain([&self.active]).try_for_each(|s| s.sync_indexes())
+        self.sync_indexes()
+    }
+
+    /// Makes the indexes of all segments that were written to durable.
+    fn sync_indexes(&self) -> io::Result<()> {
+        let mut segments = self.unsynced.iter().chain([&self.active]);
+        segments.try_for_each(|segment| match segment.sync_indexes() {
+            // It was deleted, or compacted into one whose indexes are durable.
+            Err(e) if SegmentFiles::is_gone(&e) => Ok(()),
+            done => done,
+        })
+    }
+
+    /// What the files hold after a clean close; `None` if there are none.
+    pub(crate) fn leave_behind(&self, segments: &[Arc<Segment>]) -> Option<Left> {
+        self.made.then(|| Left {
+            end: self.next,
+            last_time: self.last_time,
+            last_entry: self.indexer.last_entry(),
+            snapshots: self.snapshots.clone(),
+            producers: self.producers.clone(),
+            segments: segments.iter().map(|segment| segment.leave_behind()).collect(),
+        })
     }
 }
