@@ -17,6 +17,10 @@ use crate::{
 pub(crate) const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
 /// Where each partition starts that does not start at its first segment.
 pub(crate) const LOG_STARTS: &str = "log-start-offset-checkpoint";
+/// Up to where each partition has been compacted.
+pub(crate) const CLEANED: &str = "cleaner-offset-checkpoint";
+/// Up to where compaction may have left gaps in the offsets; not before [`CLEANED`].
+pub(crate) const GAPS: &str = "gap-offset-checkpoint";
 
 /// One checkpoint file of a data folder, and its contents.
 pub(crate) struct Checkpoint {

@@ -18,7 +18,10 @@ const LOG: &str = "t-0/00000000000000000000.log";
 
 fn open(storage: &MemoryStorage, config: StoreConfig) -> (Store, Arc<PartitionLog>) {
     let store = Store::open(Arc::new(storage.clone()), config).unwrap();
-    store.create_topic("t", 1).unwrap();
+    if store.topic("t").is_none() {
+        let configs = [("message.timestamp.type".to_owned(), "LogAppendTime".to_owned())];
+        store.create_topic_with("t", 1, configs.into()).unwrap();
+    }
     let log = store.partition("t", 0).unwrap();
     (store, log)
 }
@@ -125,8 +128,9 @@ fn a_large_group_is_synced_in_parts() {
     while twin.pending_bytes() < 3 * GROUP_BYTES / 2 {
         twin.append(None, Some(&[7; 100_000])).unwrap();
     }
-    // The second sync fails: what the first one made durable counts, though the commit failed.
-    storage.fail(Call::Sync, 2, 1, 5);
+    // The third sync fails, after that of the metadata and of the first part: this part counts, though the
+    // commit failed.
+    storage.fail(Call::Sync, 3, 1, 5);
     assert!(matches!(twin.commit(1), Err(CommitError::Broken(_))));
     let durable = twin.high_watermark();
     assert!(durable > 0 && durable < log.log_end_offset());
@@ -299,6 +303,8 @@ fn indexes_are_made_again() {
             let (store, log) = open(&storage, config());
             store.close().unwrap();
             drop((store, log));
+            // A start that trusts a clean shutdown would not look.
+            storage.remove("clean-shutdown").unwrap();
             let path = format!("t-0/00000000000000000000.{ending}");
             let content = |s: &MemoryStorage| {
                 let file = s.open(&path, true).unwrap();
@@ -369,7 +375,54 @@ fn a_clean_close_leaves_files_as_kafka_does() {
     // The next start reads next to nothing.
     drop((store, log));
     let (store, _) = open(&storage, config());
+    assert_eq!(store.recovery()[0].bytes_scanned, 0);
+    drop(store);
+    // And the one after, whose run before was not closed, little.
+    let (store, _) = open(&storage, config());
+    assert!(store.recovery()[0].bytes_scanned > 0, "a shutdown is trusted once");
     assert!(store.recovery()[0].bytes_scanned < 6 * 1000, "{:?}", store.recovery()[0]);
+}
+
+#[test]
+fn files_that_change_after_a_clean_shutdown_are_noticed() {
+    for harm in 0..3 {
+        let storage = filled(10, StoreConfig::default());
+        storage.crash();
+        open(&storage, StoreConfig::default()).0.close().unwrap();
+        let file = storage.open(LOG, false).unwrap();
+        let len = file.len().unwrap();
+        match harm {
+            0 => storage.remove(LOG).unwrap(),
+            1 => file.set_len(len - 1).unwrap(),
+            _ => file.set_len(len + 1).unwrap(),
+        }
+        let (_store, log) = open(&storage, StoreConfig::default());
+        assert!(matches!(log.read(0, 100, &mut Vec::new()), Err(ReadError::Damaged(_))), "{harm}");
+        log.append(None, Some(b"v")).unwrap();
+        assert!(log.commit(5).is_err(), "{harm}");
+    }
+}
+
+#[test]
+fn after_a_clean_shutdown_all_is_as_it_was() {
+    let config = || StoreConfig { segment_bytes: 700, index_interval_bytes: 100, ..StoreConfig::default() };
+    let storage = filled(30, config());
+    storage.crash();
+    let mut count = 30;
+    for _ in 0..3 {
+        let (store, log) = open(&storage, config());
+        assert!(headers(&log, 0).iter().map(|h| h.base_offset).eq(0..count));
+        for offset in 0..count {
+            let time = (offset as i64 + 1) * 100;
+            assert_eq!(log.offset_for_timestamp(time).unwrap(), Some((offset, time)));
+        }
+        for _ in 0..10 {
+            log.append(Some(b"key"), Some(&[1; 40])).unwrap();
+            count += 1;
+            log.commit(count as i64 * 100).unwrap();
+        }
+        store.close().unwrap();
+    }
 }
 
 #[test]
