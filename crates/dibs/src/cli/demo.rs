@@ -79,9 +79,9 @@ pub(crate) fn run(demo: &Demo) -> anyhow::Result<Outcome> {
             "dibs serve is running on {} with its data in {}\n{} users press {} times for {} coupons\n",
             running.url,
             folder.path().display(),
-            demo.rush.users,
+            dibs_rush::count(demo.rush.users),
             demo.rush.press,
-            demo.rush.stock
+            dibs_rush::count(demo.rush.stock)
         );
     }
     let handle = ServerHandle { url: running.url.clone(), admin_key: None, pid: running.process.id() };
