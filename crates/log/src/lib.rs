@@ -23,8 +23,11 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! In reading order: [`batch`] (the bytes), [`Storage`] (the disk), `pending` (what waits), `writer` (the
-//! commit), `segment` and `index` (the files), `recover` (after a crash), [`PartitionLog`], [`Store`].
+//! In reading order: [`batch`] (the bytes), [`Storage`] (the disk), `config` and `topics` (what topics there
+//! are), `accept` and `producers` (what is taken from whom), `pending` (what waits), `writer` (the commit), `tail`
+//! (who waits for it), `committer` (who commits what nobody commits by hand), `segment`, `files`, `index`,
+//! `txn_index` and `snapshot` (the files), `scan` and `recover` (after a crash), `shutdown` (after none),
+//! [`PartitionLog`] and `reader`, `compact` and `clean` (what goes), [`Store`].
 
 mod accept;
 pub mod batch;
@@ -39,6 +42,7 @@ mod index;
 mod partition;
 mod pending;
 mod producers;
+mod reader;
 mod recover;
 mod scan;
 mod segment;

@@ -343,9 +343,10 @@ impl Writer {
         })
     }
 
-    /// What the files hold after a clean close; `None` if there are none.
+    /// What the files hold after a clean close; `None` if there are none, or files of a segment that was begun
+    /// in part.
     pub(crate) fn leave_behind(&self, segments: &[Arc<Segment>]) -> Option<Left> {
-        self.made.then(|| Left {
+        (self.made && !self.must_roll).then(|| Left {
             end: self.next,
             last_time: self.last_time,
             last_entry: self.indexer.last_entry(),
