@@ -259,7 +259,7 @@ impl Finder<'_> {
         let len = log.len()?;
         let from = self.trusted(&segment, len, replay.needed_from)?;
         // What the scan will find again.
-        segment.keep_aborted_before(from.1.max(replay.from))?;
+        segment.keep_aborted_before(from.1.max(replay.from), len)?;
         let pass = self.pass(&segment, len, from, replay)?;
         let Pass { start, position: end, offset, indexer, first_time, unproven, rebuilt, bad } = pass;
         report.segments_scanned += usize::from(start == 0 || unproven.is_some());

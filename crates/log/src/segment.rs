@@ -222,9 +222,27 @@ impl Segment {
         if new.is_empty() { Ok(()) } else { self.aborted().add(&self.files, new) }
     }
 
-    /// Forgets aborted transactions that end at `from` or later; a scan will find them again.
-    pub(crate) fn keep_aborted_before(&self, from: Offset) -> io::Result<()> {
-        self.aborted().keep_before(&self.files, from)
+    /// Forgets aborted transactions that end at `from` or later; a scan will find them again. What was durable
+    /// before a power cut comes first, in order, and each has its marker in the log (of `len` bytes); behind it
+    /// may stand anything, zeros and halves of entries too.
+    pub(crate) fn keep_aborted_before(&self, from: Offset, len: u64) -> io::Result<()> {
+        let (all, mut last) = (self.aborted_transactions()?, None);
+        let mut kept = 0;
+        for entry in &*all {
+            let offset = entry.last_offset;
+            let in_order = entry.first_offset < offset && last.is_none_or(|last| offset > last);
+            if !in_order || offset >= from || offset < self.base {
+                break;
+            }
+            match self.batch_ending_at(offset, len) {
+                Ok(Some(m)) if m.is_control() && m.producer_id == entry.producer_id => {}
+                Err(ReadError::Io(e)) => return Err(e),
+                _ => break,
+            }
+            last = Some(offset);
+            kept += 1;
+        }
+        self.aborted().keep(&self.files, kept)
     }
 
     /// Forgets aborted transactions that `kept` does not want, durably and in one step.

@@ -97,17 +97,9 @@ impl AbortedList {
         Ok(())
     }
 
-    /// Keeps what ends before `from`. What stays in the file is not touched, so a power cut cannot harm it.
-    pub(crate) fn keep_before(&mut self, files: &Arc<SegmentFiles>, from: Offset) -> io::Result<()> {
-        let all = self.get(files)?;
-        // What was not durable may be anything; what was comes first, in order.
-        let mut last = None;
-        let in_order = |entry: &&Aborted| {
-            let before = last.replace(entry.last_offset);
-            entry.last_offset < from && before.is_none_or(|before| entry.last_offset > before)
-        };
-        let kept = all.iter().take_while(in_order).count();
-        self.known = Some(all[..kept].into());
+    /// Keeps the first `kept` entries. They are not touched in the file, so a power cut cannot harm them.
+    pub(crate) fn keep(&mut self, files: &Arc<SegmentFiles>, kept: usize) -> io::Result<()> {
+        self.known = Some(self.get(files)?[..kept].into());
         match files.get(Part::TxnIndex, false) {
             Ok(file) if file.len()? != (kept * ENTRY_BYTES) as u64 => {
                 file.set_len((kept * ENTRY_BYTES) as u64)
@@ -199,7 +191,7 @@ mod tests {
         assert_ne!(AbortedList::default().get(&files).unwrap().len(), 3);
         list.sync(&files).unwrap();
         assert_eq!(*AbortedList::default().get(&files).unwrap(), [entry(1), entry(2), entry(3)]);
-        list.keep_before(&files, 8).unwrap();
+        list.keep(&files, 2).unwrap();
         assert_eq!(*AbortedList::default().get(&files).unwrap(), [entry(1), entry(2)]);
         list.replace(&files, |entry| entry.first_offset > 1).unwrap();
         let again = SegmentFiles::new(Arc::new(OpenFiles::new(Arc::new(storage), 9)), "t-0".into(), 0);
