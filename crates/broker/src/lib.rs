@@ -10,6 +10,8 @@ mod clock;
 mod committer;
 mod config;
 mod connection;
+mod coordinator;
+mod group;
 mod server;
 mod topics;
 mod wire;

@@ -20,6 +20,7 @@ use tokio::{
 use crate::{
     config::{BrokerConfig, Listener},
     connection::{self, Client, Hangup},
+    coordinator::Coordinator,
     topics::{Topics, random_uuid},
 };
 
@@ -35,6 +36,7 @@ const PRODUCER_ID_BLOCK: i64 = 1000;
 pub(crate) struct Shared {
     pub(crate) config: Arc<BrokerConfig>,
     pub(crate) topics: Arc<Topics>,
+    pub(crate) groups: Arc<Coordinator>,
     pub(crate) cluster_id: String,
     /// What is listened on, with the real ports; as many as `config.listeners`.
     pub(crate) bound: Vec<SocketAddr>,
@@ -82,6 +84,7 @@ impl Broker {
             listeners.push(socket);
         }
         let shared = Arc::new(Shared {
+            groups: Arc::new(Coordinator::open(config.clone(), topics.clone())),
             cluster_id: cluster_id(&topics)?,
             producer_ids: ProducerIds::open(&topics)?,
             connections: AtomicUsize::new(0),
@@ -91,6 +94,7 @@ impl Broker {
         });
         let (stop, stopping) = watch::channel(false);
         let mut tasks = JoinSet::new();
+        tasks.spawn(shared.groups.clone().run_timer(stopping.clone()));
         for (i, listener) in listeners.into_iter().enumerate() {
             tasks.spawn(accept(shared.clone(), listener, i, stopping.clone()));
         }

@@ -43,5 +43,6 @@ async fn delete(cx: &Context, wanted: &DeleteTopicState) -> Result<(String, Uuid
     }
     let (topics, name) = (topics.clone(), topic.name.clone());
     blocking(move || topics.delete(&name)).await?;
+    cx.shared.groups.forget_topic(&topic.name);
     Ok((topic.name.clone(), topic.id))
 }
