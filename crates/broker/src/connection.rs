@@ -38,6 +38,9 @@ pub(crate) enum Hangup {
     Malformed(#[from] Malformed),
     #[error("{0}")]
     Refused(String),
+    /// A response that its version cannot express: a mistake here, not the client's.
+    #[error("a response could not be written: {0}")]
+    Unencodable(String),
     #[error(transparent)]
     Io(#[from] io::Error),
     #[error("silent for too long")]

@@ -106,6 +106,11 @@ impl Broker {
         &self.shared.bound
     }
 
+    #[cfg(test)]
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     /// Takes no more requests, commits what is pending, and ends.
     pub async fn stop(mut self) {
         let _ = self.stop.send(true);

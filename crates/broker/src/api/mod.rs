@@ -163,10 +163,9 @@ impl Call {
     }
 }
 
-/// A response that this version cannot express: a mistake here, not the client's.
 fn unencodable(what: String) -> Hangup {
     tracing::error!("a response could not be written: {what}");
-    Hangup::Refused(what)
+    Hangup::Unencodable(what)
 }
 
 impl fmt::Debug for Context {
@@ -196,3 +195,6 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, ResponseError> {
     tokio::task::spawn_blocking(work).await.unwrap_or(Err(ResponseError::UnknownServerError))
 }
+
+#[cfg(test)]
+mod tests;

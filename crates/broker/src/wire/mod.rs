@@ -5,6 +5,8 @@ mod shape;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::protocol::{Encodable, HeaderVersion};
 
+#[cfg(test)]
+pub(crate) use shape::samples;
 pub(crate) use shape::{Malformed, Versions, shape, varint};
 
 /// The most bytes that room is made for before they have come.

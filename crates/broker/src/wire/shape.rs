@@ -253,6 +253,117 @@ fn parse_fields(lines: &[&str], at: &mut usize, depth: usize) -> Vec<Field> {
 }
 
 #[cfg(test)]
+pub(crate) mod samples {
+    //! Random requests that fit their shapes.
+
+    use super::*;
+
+    const TEXTS: &[&str] = &["t", "g", "", "m", "consumer", "range", "retention.ms", "1", "uniform", "__x"];
+
+    /// A request of an API, in a version.
+    pub(crate) fn request(rng: &mut fastrand::Rng, shape: &Shape, version: i16, bytes: &[u8]) -> Vec<u8> {
+        let mut sample =
+            Sample { rng, version, flexible: shape.is_flexible(version), bytes, out: Vec::new() };
+        sample.fields(&shape.fields);
+        sample.out
+    }
+
+    struct Sample<'a> {
+        rng: &'a mut fastrand::Rng,
+        version: i16,
+        flexible: bool,
+        bytes: &'a [u8],
+        out: Vec<u8>,
+    }
+
+    impl Sample<'_> {
+        fn fields(&mut self, fields: &[Field]) {
+            let version = self.version;
+            let is_tagged = |f: &Field| f.tag.is_some_and(|(_, v)| v.has(version));
+            for field in fields.iter().filter(|f| f.versions.has(version) && !is_tagged(f)) {
+                self.value(field);
+            }
+            if !self.flexible {
+                return;
+            }
+            let tagged: Vec<&Field> =
+                fields.iter().filter(|f| is_tagged(f)).filter(|_| self.rng.bool()).collect();
+            self.varint(tagged.len() as u32);
+            for field in tagged {
+                let before = std::mem::take(&mut self.out);
+                self.value(field);
+                let value = std::mem::replace(&mut self.out, before);
+                self.varint(field.tag.map_or(0, |t| t.0));
+                self.varint(value.len() as u32);
+                self.out.extend(value);
+            }
+        }
+
+        fn value(&mut self, field: &Field) {
+            let nullable = field.nullable.has(self.version);
+            let null = nullable && self.rng.u8(..4) == 0;
+            if field.array {
+                if null {
+                    return self.length(None, true);
+                }
+                let count = self.rng.usize(..3);
+                self.length(Some(count), true);
+                return (0..count).for_each(|_| self.one(&field.kind, false));
+            }
+            if let Kind::Struct(_) = field.kind
+                && nullable
+            {
+                self.out.push(if null { 0xff } else { 1 });
+                if null {
+                    return;
+                }
+            }
+            self.one(&field.kind, null);
+        }
+
+        fn one(&mut self, kind: &Kind, null: bool) {
+            match kind {
+                Kind::Struct(fields) => self.fields(fields),
+                Kind::Text | Kind::Bytes if null => self.length(None, matches!(kind, Kind::Bytes)),
+                Kind::Text => {
+                    let text = TEXTS[self.rng.usize(..TEXTS.len())];
+                    self.length(Some(text.len()), false);
+                    self.out.extend(text.as_bytes());
+                }
+                Kind::Bytes => {
+                    self.length(Some(self.bytes.len()), true);
+                    self.out.extend(self.bytes);
+                }
+                Kind::Fixed(size) => {
+                    let small = [0, 1, 2, 5, -1, -2, 1000, 10_000][self.rng.usize(..8)];
+                    let number = if self.rng.u8(..10) == 0 { self.rng.i64(..) } else { small };
+                    self.out.extend(&(i128::from(number)).to_be_bytes()[16 - size..]);
+                }
+            }
+        }
+
+        fn length(&mut self, length: Option<usize>, wide: bool) {
+            let length = length.map_or(-1, |l| l as i32);
+            if self.flexible {
+                self.varint((length + 1) as u32);
+            } else if wide {
+                self.out.extend(length.to_be_bytes());
+            } else {
+                self.out.extend((length as i16).to_be_bytes());
+            }
+        }
+
+        fn varint(&mut self, mut n: u32) {
+            while n >= 0x80 {
+                self.out.push(n as u8 | 0x80);
+                n >>= 7;
+            }
+            self.out.push(n as u8);
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use bytes::BytesMut;
