@@ -81,13 +81,14 @@ def two_members_share():
         c = KafkaConsumer(name, bootstrap_servers=BOOTSTRAP, group_id=group, session_timeout_ms=6000,
                           heartbeat_interval_ms=500)
         while not stop.is_set():
-            c.poll(100)
+            c.poll(1000)
             sizes[i] = len(c.assignment())
         c.close()
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
     for thread in threads:
         thread.start()
+        time.sleep(2)
     end_at = time.time() + 25
     while list(sizes.values()) != [2, 2] and time.time() < end_at:
         time.sleep(0.1)

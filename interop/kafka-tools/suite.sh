@@ -35,6 +35,7 @@ check "configs alter" 'Completed' configs --alter --entity-type topics --entity-
 check "configs describe" 'max.message.bytes=5000.*DYNAMIC_TOPIC_CONFIG' configs --describe --entity-type topics --entity-name "$t"
 check "configs describe all" 'cleanup.policy=delete' configs --describe --all --entity-type topics --entity-name "$t"
 check "configs describe broker" 'num.partitions' configs --describe --all --entity-type brokers --entity-name 1
+check "configs delete" 'Completed' configs --alter --entity-type topics --entity-name "$t" --delete-config max.message.bytes
 check "get offsets" "$t:0:" kafka org.apache.kafka.tools.GetOffsetShell --bootstrap-server "$b" --topic "$t"
 check "get offsets, earliest" "$t:0:0" kafka org.apache.kafka.tools.GetOffsetShell --bootstrap-server "$b" --topic "$t" --time earliest
 check "api versions" 'Fetch(1): 4 to 18' kafka org.apache.kafka.tools.BrokerApiVersionsCommand --bootstrap-server "$b"
@@ -42,8 +43,8 @@ check "log dirs" "$t-0" kafka org.apache.kafka.tools.LogDirsCommand --bootstrap-
 check "cluster id" 'Cluster ID' kafka org.apache.kafka.tools.ClusterTool cluster-id --bootstrap-server "$b"
 check "quorum" 'LeaderId' kafka org.apache.kafka.tools.MetadataQuorumCommand --bootstrap-server "$b" describe --status
 check "features" 'metadata.version' kafka org.apache.kafka.tools.FeatureCommand --bootstrap-server "$b" describe
-printf '{"partitions":[{"topic":"%s","partition":0,"offset":1}],"version":1}' "$t" >"/tmp/$t.json"
-check "delete records" 'low_watermark: 1' kafka org.apache.kafka.tools.DeleteRecordsCommand --bootstrap-server "$b" --offset-json-file "/tmp/$t.json"
+printf '{"partitions":[{"topic":"%s","partition":0,"offset":-1}],"version":1}' "$t" >"/tmp/$t.json"
+check "delete records" 'low_watermark: [0-9]' kafka org.apache.kafka.tools.DeleteRecordsCommand --bootstrap-server "$b" --offset-json-file "/tmp/$t.json"
 rm -f "/tmp/$t.json"
 check "producer perf" '1000 records sent' kafka org.apache.kafka.tools.ProducerPerformance --topic "$t" --num-records 1000 --record-size 100 --throughput -1 --producer-props bootstrap.servers="$b"
 check "consumer perf" ', 1000,' kafka org.apache.kafka.tools.ConsumerPerformance --bootstrap-server "$b" --topic "$t" --messages 1000
