@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use dibs_broker::{Broker, BrokerConfig};
-use dibs_log::{DiskStorage, GROUP_BYTES, Store, StoreConfig};
+use dibs_log::{DiskStorage, Store, StoreConfig};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[tokio::main]
@@ -14,7 +14,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let settings = args.filter_map(|a| a.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned())));
     let listeners = [("listeners".to_owned(), format!("PLAINTEXT://{listen}"))];
     let config = BrokerConfig::new(listeners.into_iter().chain(settings))?;
-    let log = StoreConfig { max_batch_bytes: GROUP_BYTES, ..StoreConfig::default() };
+    let log = StoreConfig { defaults: config.topic_defaults(), ..StoreConfig::default() };
     let store = Arc::new(Store::open(Arc::new(DiskStorage::new(std::path::Path::new(&folder))?), log)?);
     let mut terminate = signal(SignalKind::terminate())?;
     let broker = Broker::start(store.clone(), config).await?;

@@ -8,7 +8,10 @@ use std::{
     },
 };
 
-use dibs_log::batch::{BatchBuilder, Batches};
+use dibs_log::{
+    Appended,
+    batch::{BatchBuilder, Batches},
+};
 use kafka_protocol::ResponseError;
 use tokio::sync::{Notify, oneshot, watch};
 
@@ -20,7 +23,7 @@ use crate::{
         classic::{Join, Joined, Sync, Synced},
         record::{Record, Stored},
     },
-    topics::{Appended, Partition, Topics},
+    topics::{Partition, Topics},
 };
 
 /// The topic that groups are kept in.
@@ -47,7 +50,7 @@ pub(crate) struct Coordinator {
 
 #[derive(Debug)]
 struct Cell {
-    partition: Arc<Partition>,
+    partition: Partition,
     state: Mutex<CellState>,
 }
 
@@ -101,7 +104,7 @@ impl Coordinator {
 
     fn load(&self) {
         let Some(topic) = self.topics.get(OFFSETS_TOPIC) else { return };
-        let cell = |partition: Arc<Partition>| {
+        let cell = |partition: Partition| {
             let shard = self.replay(&partition);
             let wakes = shard.earliest().unwrap_or(u64::MAX);
             let state = CellState { shard, waiting: HashMap::new(), newest: None, stale: false, wakes };
@@ -116,7 +119,7 @@ impl Coordinator {
         let (mut at, end) = (partition.start(), partition.high_watermark());
         while at < end {
             let mut bytes = Vec::new();
-            if let Err(e) = partition.read(at, REPLAY_BYTES, &mut bytes) {
+            if let Err(e) = partition.read(at, end, REPLAY_BYTES, &mut bytes) {
                 tracing::error!(?partition, "groups cannot be read from offset {at}: {e}");
                 break;
             }
@@ -317,11 +320,11 @@ impl Cell {
 
     /// The newest record, unless it is durable.
     fn unsynced(&self, state: &CellState) -> Option<Appended> {
-        state.newest.filter(|newest| state.stale || self.partition.high_watermark() <= newest.last)
+        state.newest.filter(|newest| state.stale || self.partition.high_watermark() <= newest.last_offset)
     }
 
     async fn durable(&self, newest: Appended) -> Result<(), ResponseError> {
-        if self.partition.clone().durable(newest).await.is_err() {
+        if self.partition.durable(newest).await.is_err() {
             self.state().stale = true;
             return Err(ResponseError::CoordinatorNotAvailable);
         }

@@ -2,12 +2,11 @@
 //!
 //! A [`Broker`] serves a [`dibs_log::Store`] on the listeners of its [`BrokerConfig`]. In the order in which a
 //! request goes through: `server` (accepting), `connection` (frames, order of answers), `wire` (headers, and
-//! whether a request is all there), `api` (one file for each request), `topics` (the seam to the log),
-//! `committer` (the threads that sync).
+//! whether a request is all there), `api` (one file for each request or family of them), `group` (consumer
+//! groups as a pure state) in `coordinator` (its log and clock), `topics` (the seam to `dibs-log`).
 
 mod api;
 mod clock;
-mod committer;
 mod config;
 mod connection;
 mod coordinator;

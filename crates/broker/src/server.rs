@@ -76,7 +76,7 @@ impl Broker {
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }
-        let topics = Arc::new(Topics::open(store, config.clone())?);
+        let topics = Arc::new(Topics::open(store)?);
         let (mut listeners, mut bound) = (Vec::new(), Vec::new());
         for listener in &config.listeners {
             let socket = bind(listener).await?;

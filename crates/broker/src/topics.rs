@@ -3,106 +3,59 @@
 //! All of the broker speaks to `dibs-log` through this module.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    fmt,
-    future::Future,
-    io,
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
+    fmt, io,
+    sync::{Arc, Mutex, PoisonError},
 };
 
-use dibs_log::{AppendError, PartitionLog, ReadError, Store, TopicError, batch::BatchHeader};
+use dibs_log::{
+    Aborted, AppendError, Appended, Committer, Lost, Origin, PartitionLog, ReadError, Store, TimestampType,
+    TopicError, TopicId,
+};
 use kafka_protocol::ResponseError;
-use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::{
-    committer::{Committer, Queue, Queued},
+    clock,
     config::{BrokerConfig, TOPIC_SETTINGS, TopicConfig, topic_setting},
 };
 
-/// The small file that holds topics' ids and settings.
-const CATALOG: &str = "topics";
+/// Threads that commit. They wait for the disk nearly all of their time.
+const COMMITTERS: usize = 2;
 
 /// Every topic of the store.
 pub(crate) struct Topics {
     store: Arc<Store>,
-    config: Arc<BrokerConfig>,
-    committer: Committer,
-    index: RwLock<Index>,
-    /// Held while topics are made, changed or deleted.
-    changing: std::sync::Mutex<()>,
+    committer: Mutex<Option<Committer>>,
 }
 
-#[derive(Default)]
-struct Index {
-    by_name: BTreeMap<String, Arc<Topic>>,
-    by_id: HashMap<Uuid, Arc<Topic>>,
-}
-
-/// One topic.
-pub(crate) struct Topic {
-    pub(crate) name: String,
-    pub(crate) id: Uuid,
-    state: RwLock<TopicState>,
-}
-
-struct TopicState {
-    own: TopicConfig,
-    max_message_bytes: usize,
-    compacted: bool,
-    only_compacts: bool,
-    partitions: Vec<Arc<Partition>>,
-}
+/// One topic, as it was when somebody asked.
+#[derive(Clone)]
+pub(crate) struct Topic(Arc<dibs_log::Topic>);
 
 /// One partition of a topic.
-pub(crate) struct Partition {
-    pub(crate) log: Arc<PartitionLog>,
-    pub(crate) queued: Queued,
-    /// Told when a commit has failed.
-    pub(crate) failed: Notify,
-    queue: Arc<Queue>,
-}
-
-/// Records that were appended, and are durable once the high watermark is past `last`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Appended {
-    pub(crate) base: u64,
-    pub(crate) last: u64,
-    failures: u64,
-}
+#[derive(Clone)]
+pub(crate) struct Partition(Arc<PartitionLog>);
 
 impl Topics {
-    pub(crate) fn open(store: Arc<Store>, config: Arc<BrokerConfig>) -> io::Result<Topics> {
-        let topics = Topics {
-            store,
-            config,
-            committer: Committer::start(),
-            index: RwLock::default(),
-            changing: std::sync::Mutex::new(()),
-        };
-        let mut known = topics.read_catalog()?;
-        for (name, count) in topics.store.topics() {
-            let (id, own) = known.remove(&name).unwrap_or_else(|| (random_uuid(), TopicConfig::new()));
-            topics.insert(&name, id, own, count);
-        }
-        topics.write_catalog()?;
-        Ok(topics)
+    pub(crate) fn open(store: Arc<Store>) -> io::Result<Topics> {
+        let committer = store.start_committer(COMMITTERS, clock::wall_ms, |_| true)?;
+        Ok(Topics { store, committer: Mutex::new(Some(committer)) })
     }
 
-    pub(crate) fn get(&self, name: &str) -> Option<Arc<Topic>> {
-        self.index().by_name.get(name).cloned()
+    pub(crate) fn get(&self, name: &str) -> Option<Topic> {
+        self.store.topic(name).map(Topic)
     }
 
-    pub(crate) fn by_id(&self, id: Uuid) -> Option<Arc<Topic>> {
-        self.index().by_id.get(&id).cloned()
+    pub(crate) fn by_id(&self, id: Uuid) -> Option<Topic> {
+        self.store.topic_by_id(TopicId(*id.as_bytes())).map(Topic)
     }
 
     /// All topics, sorted by name.
-    pub(crate) fn all(&self) -> Vec<Arc<Topic>> {
-        self.index().by_name.values().cloned().collect()
+    pub(crate) fn all(&self) -> Vec<Topic> {
+        self.store.all_topics().into_iter().map(Topic).collect()
     }
 
-    pub(crate) fn partition(&self, topic: &str, partition: i32) -> Option<Arc<Partition>> {
+    pub(crate) fn partition(&self, topic: &str, partition: i32) -> Option<Partition> {
         self.get(topic)?.partition(partition)
     }
 
@@ -112,50 +65,22 @@ impl Topics {
         name: &str,
         partitions: u32,
         own: TopicConfig,
-    ) -> Result<Arc<Topic>, ResponseError> {
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.get(name).is_some() {
-            return Err(ResponseError::TopicAlreadyExists);
-        }
-        self.store.create_topic(name, partitions).map_err(|e| topic_error(&e))?;
-        let topic = self.insert(name, random_uuid(), own, partitions);
-        self.write_catalog().map_err(|_| ResponseError::KafkaStorageError)?;
-        Ok(topic)
+    ) -> Result<Topic, ResponseError> {
+        self.store.create_topic_with(name, partitions, own).map(Topic).map_err(|e| topic_error(&e))
     }
 
     /// Adds partitions, durably, until there are `count`.
     pub(crate) fn add_partitions(&self, name: &str, count: u32) -> Result<(), ResponseError> {
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let topic = self.get(name).ok_or(ResponseError::UnknownTopicOrPartition)?;
-        self.store.add_partitions(name, count).map_err(|e| topic_error(&e))?;
-        let logs = self.logs(name, count);
-        let mut state = topic.state.write().unwrap_or_else(PoisonError::into_inner);
-        let had = state.partitions.len();
-        state.partitions.extend(logs.into_iter().skip(had));
-        Ok(())
+        self.store.add_partitions(name, count).map_err(|e| topic_error(&e))
     }
 
     pub(crate) fn delete(&self, name: &str) -> Result<(), ResponseError> {
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let topic = {
-            let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-            let topic = index.by_name.remove(name).ok_or(ResponseError::UnknownTopicOrPartition)?;
-            index.by_id.remove(&topic.id);
-            topic
-        };
-        for partition in topic.partitions() {
-            partition.failed.notify_waiters();
-        }
-        self.store.delete_topic(name).map_err(|e| topic_error(&e))?;
-        self.write_catalog().map_err(|_| ResponseError::KafkaStorageError)
+        self.store.delete_topic(name).map_err(|e| topic_error(&e))
     }
 
     /// Replaces what a topic says itself of its settings, durably.
     pub(crate) fn configure(&self, name: &str, own: TopicConfig) -> Result<(), ResponseError> {
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let topic = self.get(name).ok_or(ResponseError::UnknownTopicOrPartition)?;
-        topic.apply(&self.config, own);
-        self.write_catalog().map_err(|_| ResponseError::KafkaStorageError)
+        self.store.alter_configs(name, |configs| *configs = own).map(drop).map_err(|e| topic_error(&e))
     }
 
     /// Replaces a small file of the data folder, durably.
@@ -175,64 +100,7 @@ impl Topics {
 
     /// Commits what is pending and ends the threads.
     pub(crate) fn stop(&self) {
-        self.committer.stop();
-    }
-
-    fn insert(&self, name: &str, id: Uuid, own: TopicConfig, count: u32) -> Arc<Topic> {
-        let state = TopicState {
-            own: TopicConfig::new(),
-            max_message_bytes: 0,
-            compacted: false,
-            only_compacts: false,
-            partitions: self.logs(name, count),
-        };
-        let topic = Arc::new(Topic { name: name.to_owned(), id, state: RwLock::new(state) });
-        topic.apply(&self.config, own);
-        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-        index.by_name.insert(name.to_owned(), topic.clone());
-        index.by_id.insert(id, topic.clone());
-        topic
-    }
-
-    fn logs(&self, name: &str, count: u32) -> Vec<Arc<Partition>> {
-        let logs = (0..count).filter_map(|p| self.store.partition(name, p));
-        logs.map(|log| {
-            Arc::new(Partition {
-                log,
-                queued: Queued::default(),
-                failed: Notify::new(),
-                queue: self.committer.queue(),
-            })
-        })
-        .collect()
-    }
-
-    fn index(&self) -> RwLockReadGuard<'_, Index> {
-        self.index.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn read_catalog(&self) -> io::Result<HashMap<String, (Uuid, TopicConfig)>> {
-        let text = self.store.get(CATALOG)?.unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
-        let parse = |line: &str| {
-            let mut words = line.split('\t');
-            let (name, id) = (words.next()?.to_owned(), Uuid::try_parse(words.next()?).ok()?);
-            let pair = |word: &str| word.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned()));
-            Some((name, (id, words.filter_map(pair).collect())))
-        };
-        Ok(text.lines().filter_map(parse).collect())
-    }
-
-    fn write_catalog(&self) -> io::Result<()> {
-        let mut text = String::new();
-        for topic in self.all() {
-            text.push_str(&format!("{}\t{}", topic.name, topic.id));
-            for (name, value) in topic.config() {
-                text.push_str(&format!("\t{name}={value}"));
-            }
-            text.push('\n');
-        }
-        self.store.put(CATALOG, text.as_bytes())
+        drop(self.committer.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 }
 
@@ -243,144 +111,144 @@ impl fmt::Debug for Topics {
 }
 
 impl Topic {
-    pub(crate) fn partition(&self, partition: i32) -> Option<Arc<Partition>> {
-        self.state().partitions.get(usize::try_from(partition).ok()?).cloned()
+    pub(crate) fn name(&self) -> &str {
+        self.0.name()
     }
 
-    pub(crate) fn partitions(&self) -> Vec<Arc<Partition>> {
-        self.state().partitions.clone()
+    pub(crate) fn id(&self) -> Uuid {
+        Uuid::from_bytes(self.0.id().0)
+    }
+
+    pub(crate) fn partition(&self, partition: i32) -> Option<Partition> {
+        self.0.partition(u32::try_from(partition).ok()?).cloned().map(Partition)
+    }
+
+    pub(crate) fn partitions(&self) -> Vec<Partition> {
+        self.0.partitions().iter().cloned().map(Partition).collect()
     }
 
     pub(crate) fn partition_count(&self) -> usize {
-        self.state().partitions.len()
+        self.0.partitions().len()
     }
 
     /// What the topic says itself of its settings.
     pub(crate) fn config(&self) -> TopicConfig {
-        self.state().own.clone()
-    }
-
-    /// The largest batch that is taken, in bytes.
-    pub(crate) fn max_message_bytes(&self) -> usize {
-        self.state().max_message_bytes
-    }
-
-    /// Whether records need a key.
-    pub(crate) fn is_compacted(&self) -> bool {
-        self.state().compacted
+        self.0.configs().clone()
     }
 
     /// Whether its records go only when a newer one with the same key comes.
     pub(crate) fn only_compacts(&self) -> bool {
-        self.state().only_compacts
+        self.0.config().compact && !self.0.config().delete
     }
 
     /// Whether the broker's own records and offsets are kept in it.
     pub(crate) fn is_internal(&self) -> bool {
-        is_internal(&self.name)
-    }
-
-    fn apply(&self, broker: &BrokerConfig, own: TopicConfig) {
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        let text = |name: &str| effective(broker, &own, name);
-        state.max_message_bytes = text("max.message.bytes").parse().unwrap_or(usize::MAX);
-        let policy = text("cleanup.policy");
-        state.compacted = policy.split(',').any(|p| p.trim() == "compact");
-        state.only_compacts = policy.trim() == "compact";
-        state.own = own;
-    }
-
-    fn state(&self) -> RwLockReadGuard<'_, TopicState> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner)
+        is_internal(self.name())
     }
 }
 
 impl fmt::Debug for Topic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.name)
+        f.write_str(self.name())
     }
 }
 
 impl Partition {
-    /// Takes a batch, gives it offsets, and has it committed soon.
-    pub(crate) fn append(self: &Arc<Self>, batch: &[u8]) -> Result<Appended, AppendError> {
-        let failures = self.log.failures();
-        let base = self.log.append_batch(batch)?;
-        self.queue.push(self);
-        // Appending has checked the header.
-        let records = BatchHeader::parse(batch).map_or(1, |h| h.records_count as u64);
-        Ok(Appended { base, last: base + records - 1, failures })
+    /// Takes a batch of a client, gives it offsets, and has it committed soon.
+    pub(crate) fn append(&self, batch: &[u8]) -> Result<Appended, AppendError> {
+        self.0.produce(batch, Some(clock::wall_ms()), Origin::Client)
     }
 
-    /// Resolves when what was appended is durable, or will never be.
-    pub(crate) fn durable(
-        self: Arc<Self>,
-        appended: Appended,
-    ) -> impl Future<Output = Result<(), AppendError>> + Send {
-        async move {
-            let failed = self.failed.notified();
-            tokio::pin!(failed);
-            // Registered before the failures are counted, so that none falls in between.
-            failed.as_mut().enable();
-            if self.log.failures() == appended.failures {
-                tokio::select! {
-                    () = self.log.committed(appended.last) => {}
-                    () = failed => {}
-                }
-            }
-            if self.log.failures() != appended.failures {
-                return Err(AppendError::Unavailable);
-            }
-            if self.log.high_watermark() > appended.last { Ok(()) } else { Err(AppendError::Closed) }
-        }
+    /// Resolves when what was appended is durable, with the time of its commit (ms, −1 if not known), or will
+    /// never be.
+    pub(crate) async fn durable(&self, appended: Appended) -> Result<i64, Lost> {
+        self.0.durable(appended).await
     }
 
     /// Resolves when a commit has made room, or failed.
-    pub(crate) async fn room(&self) {
-        let failed = self.failed.notified();
-        let past = self.log.high_watermark();
-        if self.log.pending_bytes() > 0 {
-            tokio::select! {
-                () = self.log.committed(past) => {}
-                () = failed => {}
-            }
-        }
+    pub(crate) async fn room(&self, waiting: Appended) {
+        // Whatever came of it: it no longer waits.
+        let _ = self.0.durable(waiting).await;
     }
 
     /// Resolves when there are durable records behind an offset.
-    pub(crate) fn grown(self: Arc<Self>, past: u64) -> impl Future<Output = ()> + Send {
-        async move { self.log.committed(past).await }
+    pub(crate) async fn grown(self, past: u64) {
+        self.0.committed(past).await;
     }
 
-    /// Appends whole batches from the one that holds `from`; see [`PartitionLog::read`].
-    pub(crate) fn read(&self, from: u64, max_bytes: usize, out: &mut Vec<u8>) -> Result<usize, ReadError> {
-        self.log.read(from, max_bytes, out)
+    /// Appends whole batches from the one that holds `from`, none that begins at `until` or later; at least one
+    /// if there is any, and otherwise no more than `max_bytes`.
+    pub(crate) fn read(
+        &self,
+        from: u64,
+        until: u64,
+        max_bytes: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<usize, ReadError> {
+        self.0.read_until(from, until, max_bytes, out)
+    }
+
+    /// Transactions that were aborted, of those with records between two offsets.
+    pub(crate) fn aborted(&self, from: u64, until: u64) -> Result<Vec<Aborted>, ReadError> {
+        self.0.aborted(from, until)
+    }
+
+    /// The first record that is not older than a time (ms): its offset and timestamp.
+    pub(crate) fn by_time(&self, timestamp: i64) -> Result<Option<(u64, i64)>, ReadError> {
+        self.0.offset_for_timestamp(timestamp)
+    }
+
+    /// The first record with the largest timestamp: its offset and timestamp.
+    pub(crate) fn newest(&self) -> Result<Option<(u64, i64)>, ReadError> {
+        self.0.max_timestamp()
+    }
+
+    /// Deletes what is before an offset, durably.
+    pub(crate) fn delete_before(&self, offset: u64) -> Result<(), ReadError> {
+        self.0.delete_before(offset)
     }
 
     /// The first offset that can be read.
     pub(crate) fn start(&self) -> u64 {
-        self.log.log_start_offset()
+        self.0.log_start_offset()
     }
 
     /// The offset after the last durable record.
     pub(crate) fn high_watermark(&self) -> u64 {
-        self.log.high_watermark()
+        self.0.high_watermark()
     }
 
     /// The first offset that is part of a transaction without an end, else the high watermark.
     pub(crate) fn last_stable(&self) -> u64 {
-        self.high_watermark()
+        self.0.last_stable_offset()
     }
 
     /// The partition's bytes on the disk.
     pub(crate) fn size(&self) -> u64 {
-        self.log.segments().iter().map(|s| s.bytes).sum()
+        self.0.segments().iter().map(|s| s.bytes).sum()
+    }
+
+    /// Whether records have the time of their append.
+    pub(crate) fn has_append_time(&self) -> bool {
+        self.0.config().timestamp_type == TimestampType::LogAppendTime
+    }
+
+    /// The largest batch that is taken, in bytes.
+    pub(crate) fn max_message_bytes(&self) -> usize {
+        self.0.config().max_message_bytes
+    }
+
+    /// Something that waits for the next commit, to be waited for.
+    pub(crate) fn newest_pending(&self) -> Option<Appended> {
+        let last_offset = self.0.log_end_offset().checked_sub(1)?;
+        let failures = self.0.failures();
+        Some(Appended { base_offset: last_offset, last_offset, duplicate: false, failures })
     }
 }
 
 impl fmt::Debug for Partition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.log.fmt(f)
+        self.0.fmt(f)
     }
 }
 
@@ -403,8 +271,8 @@ pub(crate) fn check_config(own: &TopicConfig) -> Result<(), String> {
             return Err(format!("Unknown topic config name: {name}"));
         };
         crate::config::check(name, setting.kind, value)?;
-        if value.contains(['\n', '\t', '\r']) {
-            return Err(format!("Invalid value for configuration {name}: it has control characters"));
+        if let Some(key) = dibs_log::ConfigKey::find(name) {
+            key.check(value).map_err(|e| e.to_string())?;
         }
     }
     Ok(())
@@ -417,6 +285,7 @@ fn topic_error(error: &TopicError) -> ResponseError {
         TopicError::Unknown(_) => ResponseError::UnknownTopicOrPartition,
         TopicError::Partitions(_) => ResponseError::InvalidPartitions,
         TopicError::Closed => ResponseError::BrokerNotAvailable,
+        TopicError::Config(_) => ResponseError::InvalidConfig,
         TopicError::Io { .. } => {
             tracing::error!("{error}");
             ResponseError::KafkaStorageError

@@ -17,6 +17,8 @@ use crate::{
 pub(crate) const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
 /// Where each partition starts that does not start at its first segment.
 pub(crate) const LOG_STARTS: &str = "log-start-offset-checkpoint";
+/// Up to where each partition has been compacted.
+pub(crate) const CLEANED: &str = "cleaner-offset-checkpoint";
 
 /// One checkpoint file of a data folder, and its contents.
 pub(crate) struct Checkpoint {

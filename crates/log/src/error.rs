@@ -4,7 +4,7 @@ use std::{io, sync::Arc};
 
 use dibs_model::Offset;
 
-use crate::batch::BatchError;
+use crate::{batch::BatchError, config::ConfigError, files::SegmentFiles, producers::ProducerError};
 
 /// Why a data folder cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +18,9 @@ pub enum OpenError {
     /// The configuration contradicts itself.
     #[error("{0}")]
     Config(&'static str),
+    /// A default of the topics' configuration is none.
+    #[error(transparent)]
+    Default(#[from] ConfigError),
     /// Something stands in the folder that the log did not write so.
     #[error(transparent)]
     Damaged(#[from] Damage),
@@ -70,6 +73,9 @@ pub enum TopicError {
     /// There is none of that name.
     #[error("there is no topic {0}")]
     Unknown(String),
+    /// A configuration that there is not, or not with such a value.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// A number of partitions out of range.
     #[error("{0} partitions, it must be 1 to {max}", max = crate::MAX_PARTITIONS)]
     Partitions(u32),
@@ -103,11 +109,32 @@ pub enum AppendError {
     /// Not a valid batch.
     #[error(transparent)]
     Invalid(#[from] BatchError),
+    /// Its producer may not write it.
+    #[error(transparent)]
+    Producer(#[from] ProducerError),
+    /// A timestamp is too far from now, or its type is not the producer's to say.
+    #[error("timestamp {0} is out of range")]
+    Timestamp(i64),
+    /// A record has no key, which compaction could not keep.
+    #[error("a record without a key in a compacted topic")]
+    NoKey,
     /// A commit failed; see [`crate::PartitionLog::reset`].
     #[error("the last write failed")]
     Unavailable,
     /// The partition is closed.
     #[error("the log is closed")]
+    Closed,
+}
+
+/// Why an append that was taken is not in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Lost {
+    /// Its commit failed, or so many did since that nobody remembers. After a failed sync, and only then, it may
+    /// be found at the next start all the same.
+    #[error("it could not be written")]
+    Failed,
+    /// The partition was closed before.
+    #[error("the log was closed")]
     Closed,
 }
 
@@ -166,4 +193,11 @@ pub enum ReadError {
     /// The storage failed.
     #[error(transparent)]
     Io(#[from] io::Error),
+}
+
+impl ReadError {
+    /// Whether the segment was deleted or replaced while it was being read: look again.
+    pub(crate) fn is_gone(&self) -> bool {
+        matches!(self, ReadError::Io(e) if SegmentFiles::is_gone(e))
+    }
 }

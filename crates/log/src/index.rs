@@ -76,9 +76,8 @@ impl Entry for TimeEntry {
     }
 }
 
-/// An index file. One thread appends while others look things up.
+/// What is known of an index file, which the caller opens. One thread appends while others look things up.
 pub(crate) struct Index<E> {
-    file: Box<dyn File>,
     base: Offset,
     /// Entries that are written. Bytes behind them do not count.
     entries: AtomicU64,
@@ -86,38 +85,40 @@ pub(crate) struct Index<E> {
 }
 
 impl<E: Entry> Index<E> {
-    /// Takes a file, all of whose entries are still in doubt; see [`Index::keep`].
-    pub(crate) fn new(file: Box<dyn File>, base: Offset) -> Self {
-        Index { file, base, entries: AtomicU64::new(0), kind: std::marker::PhantomData }
+    /// None of the file's entries counts yet; see [`Index::keep`].
+    pub(crate) fn new(base: Offset) -> Self {
+        Index { base, entries: AtomicU64::new(0), kind: std::marker::PhantomData }
     }
 
-    /// The entries from the start of the file that are in order and that `good` accepts. None counts yet.
-    pub(crate) fn sane(&self, good: impl Fn(&E) -> bool) -> io::Result<Vec<E>> {
-        let mut bytes = vec![0; self.file.len()? as usize];
-        let n = self.file.read_at(&mut bytes, 0)?;
-        let mut entries: Vec<E> = Vec::with_capacity(n / E::SIZE);
-        for entry in bytes[..n].chunks_exact(E::SIZE).map(|b| E::decode(b, self.base)) {
-            if !good(&entry) || entries.last().is_some_and(|before| !entry.follows(before)) {
-                break;
-            }
-            entries.push(entry);
-        }
-        Ok(entries)
+    /// The entries from the start of the file that `good` accepts; `None` if they are not in order. None counts
+    /// yet.
+    pub(crate) fn sane(&self, file: &dyn File, good: impl Fn(&E) -> bool) -> io::Result<Option<Vec<E>>> {
+        let mut bytes = vec![0; file.len()? as usize];
+        let n = file.read_at(&mut bytes, 0)?;
+        let all = bytes[..n].chunks_exact(E::SIZE).map(|b| E::decode(b, self.base));
+        let entries: Vec<E> = all.take_while(good).collect();
+        let ordered = entries.windows(2).all(|pair| pair[1].follows(&pair[0]));
+        Ok(ordered.then_some(entries))
     }
 
     /// Lets the first `entries` entries of the file count, and cuts the rest. Says whether there was any.
-    pub(crate) fn keep(&self, entries: usize) -> io::Result<bool> {
+    pub(crate) fn keep(&self, file: &dyn File, entries: usize) -> io::Result<bool> {
         let len = (entries * E::SIZE) as u64;
-        let cut = self.file.len()? != len;
+        let cut = file.len()? != len;
         if cut {
-            self.file.set_len(len)?;
+            file.set_len(len)?;
         }
         self.entries.store(entries as u64, Release);
         Ok(cut)
     }
 
+    /// Number of entries that count.
+    pub(crate) fn entries(&self) -> u64 {
+        self.entries.load(Acquire)
+    }
+
     /// Appends entries. After an error none of them counts.
-    pub(crate) fn append(&self, entries: &[E]) -> io::Result<()> {
+    pub(crate) fn append(&self, file: &dyn File, entries: &[E]) -> io::Result<()> {
         if entries.is_empty() {
             return Ok(());
         }
@@ -126,19 +127,23 @@ impl<E: Entry> Index<E> {
             entry.encode(self.base, &mut bytes);
         }
         let count = self.entries.load(Relaxed);
-        self.file.write_at(&bytes, count * E::SIZE as u64)?;
+        file.write_at(&bytes, count * E::SIZE as u64)?;
         self.entries.store(count + entries.len() as u64, Release);
         Ok(())
     }
 
     /// The last entry for which `before` holds; it must hold for a prefix of the entries.
-    pub(crate) fn last_where(&self, before: impl Fn(&E) -> bool) -> io::Result<Option<E>> {
+    pub(crate) fn last_where(&self, file: &dyn File, before: impl Fn(&E) -> bool) -> io::Result<Option<E>> {
         let (mut low, mut high) = (0, self.entries.load(Acquire));
         let mut found = None;
         while low < high {
             let middle = low + (high - low) / 2;
             let mut bytes = [0; 16];
-            self.file.read_at(&mut bytes[..E::SIZE], middle * E::SIZE as u64)?;
+            if file.read_at(&mut bytes[..E::SIZE], middle * E::SIZE as u64)? < E::SIZE {
+                // Shorter than it was: as if the entry had never been made.
+                high = middle;
+                continue;
+            }
             let entry = E::decode(&bytes, self.base);
             if before(&entry) {
                 found = Some(entry);
@@ -148,10 +153,6 @@ impl<E: Entry> Index<E> {
             }
         }
         Ok(found)
-    }
-
-    pub(crate) fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
     }
 }
 
@@ -164,18 +165,19 @@ mod tests {
     fn entries_are_found_and_nonsense_is_not_kept() {
         let storage = MemoryStorage::new(0);
         let file = || storage.open("00000000000000000100.index", true).unwrap();
-        let index = Index::new(file(), 100);
+        let index = Index::new(100);
         let entries: Vec<_> =
             (1..50).map(|i| OffsetEntry { offset: 100 + i * 10, position: i as u32 * 4096 }).collect();
-        index.append(&entries).unwrap();
+        index.append(&*file(), &entries).unwrap();
         for target in 100..700 {
             let expected = entries.iter().rev().find(|e| e.offset <= target).copied();
-            assert_eq!(index.last_where(|e| e.offset <= target).unwrap(), expected);
+            assert_eq!(index.last_where(&*file(), |e| e.offset <= target).unwrap(), expected);
         }
         file().write_at(&[0; 8], 20 * 8).unwrap();
-        let again = Index::<OffsetEntry>::new(file(), 100);
-        assert_eq!(again.sane(|_| true).unwrap(), entries[..20]);
-        assert!(again.keep(20).unwrap());
+        let again = Index::<OffsetEntry>::new(100);
+        assert_eq!(again.sane(&*file(), |_| true).unwrap(), None);
+        assert_eq!(again.sane(&*file(), |e| e.offset > 100).unwrap().unwrap(), entries[..20]);
+        assert!(again.keep(&*file(), 20).unwrap());
         assert_eq!(file().len().unwrap(), 160);
     }
 

@@ -26,29 +26,48 @@
 //! In reading order: [`batch`] (the bytes), [`Storage`] (the disk), `pending` (what waits), `writer` (the
 //! commit), `segment` and `index` (the files), `recover` (after a crash), [`PartitionLog`], [`Store`].
 
+mod accept;
 pub mod batch;
 mod checkpoint;
+mod committer;
+mod config;
 mod error;
+mod files;
 mod index;
 mod partition;
 mod pending;
+mod producers;
 mod recover;
+mod scan;
 mod segment;
+mod snapshot;
 mod storage;
 mod store;
 mod tail;
+mod topics;
+mod txn_index;
 mod writer;
 
+pub use committer::Committer;
+pub use config::{ConfigError, ConfigKey, ConfigKind, TOPIC_CONFIGS, TimestampType, TopicConfig};
 pub use dibs_model::Offset;
-pub use error::{AppendError, CommitError, Damage, OpenError, ReadError, TopicError};
+pub use error::{AppendError, CommitError, Damage, Lost, OpenError, ReadError, TopicError};
 pub use partition::{Committed, PartitionLog, SegmentInfo};
+pub use pending::Appended;
+pub use producers::{Marker, Origin, ProducerError, ProducerInfo};
 pub use recover::Recovery;
+pub use segment::FileRange;
 pub use storage::{Call, DiskStorage, Entry, File, Lock, MemoryStorage, Storage};
 pub use store::{Store, StoreConfig, check_topic_name};
+pub use topics::{Topic, TopicId};
+pub use txn_index::Aborted;
 
-/// The most bytes that are written before a sync, so the most that a power cut can harm. Recovery rests on it:
-/// a folder must not be opened by a program with a smaller one.
+/// The most bytes that are written before a sync, so the most that a power cut can harm, but for a single batch
+/// that is larger. Recovery rests on it: a folder must not be opened by a program with a smaller one.
 pub const GROUP_BYTES: usize = 8 << 20;
+
+/// The largest batch that any topic may allow, in bytes.
+pub const MAX_MESSAGE_BYTES: usize = 100 << 20;
 
 /// The most partitions of a topic.
 pub const MAX_PARTITIONS: u32 = 10_000;

@@ -1,10 +1,12 @@
 //! One partition: appends gather, a caller's thread commits them, anybody reads.
 
 use std::{
+    borrow::Cow,
     fmt,
     future::Future,
+    io,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, Weak,
         atomic::{AtomicU64, Ordering::*},
     },
     time::{Duration, Instant},
@@ -13,15 +15,27 @@ use std::{
 use dibs_model::Offset;
 
 use crate::{
-    AppendError, CommitError, OpenError, ReadError, Recovery,
-    batch::{Batch, BatchError, Header},
-    pending::{Mode, Pending},
-    recover::Finder,
-    segment::Segment,
+    AppendError, CommitError, Lost, OpenError, ReadError, Recovery, TopicId,
+    accept::{accept, marker_batch},
+    batch::Header,
+    config::TopicConfig,
+    pending::{Appended, Group, Mode, Pending},
+    producers::{Marker, Origin, ProducerInfo},
+    recover::{Finder, Recovered},
+    segment::{FileRange, Segment},
+    storage::{read_file, write_file},
     store::Home,
-    tail::{Passed, Tail},
-    writer::Writer,
+    tail::{Durable, Passed, Tail},
+    txn_index::Aborted,
+    writer::{Start, Writer},
 };
+
+/// The file in a partition's folder that says which topic it belongs to.
+const METADATA: &str = "partition.metadata";
+/// The first open transaction when there is none.
+const NO_TRANSACTION: Offset = Offset::MAX;
+/// How often a reader looks again for a segment that was deleted or replaced under its hands.
+const LOOKS: usize = 16;
 
 /// One partition of a topic. All methods may be called from any thread; only [`PartitionLog::commit`],
 /// [`PartitionLog::reset`] and closing exclude each other.
@@ -30,10 +44,13 @@ use crate::{
 /// commit its offsets are given anew, so whoever waits for an offset must see the same
 /// [`PartitionLog::failures`] before the append and after the wait.
 pub struct PartitionLog {
+    me: Weak<PartitionLog>,
     home: Arc<Home>,
-    topic: String,
+    topic: Arc<str>,
+    topic_id: TopicId,
     partition: u32,
-    dir: String,
+    dir: Arc<str>,
+    config: RwLock<Arc<TopicConfig>>,
     pending: Mutex<Pending>,
     /// Something is pending, or somebody called `wake`.
     something: Condvar,
@@ -43,7 +60,8 @@ pub struct PartitionLog {
     /// Set after the segments' sizes, so that what is below it can be read.
     high_watermark: AtomicU64,
     log_start: AtomicU64,
-    failures: AtomicU64,
+    /// Where the oldest open transaction begins, or [`NO_TRANSACTION`]. Set before the high watermark.
+    first_open: AtomicU64,
     tail: Tail,
     /// Held while old segments are deleted.
     deleting: Mutex<()>,
@@ -70,31 +88,80 @@ pub struct SegmentInfo {
 }
 
 impl PartitionLog {
-    pub(crate) fn open(home: Arc<Home>, topic: &str, partition: u32) -> Result<(Self, Recovery), OpenError> {
-        let dir = folder(topic, partition);
+    /// Opens a partition, and repairs what a crash has left. `foreign` says that its files were not written
+    /// here.
+    pub(crate) fn open(
+        home: Arc<Home>,
+        of: &PartitionOf<'_>,
+        config: Arc<TopicConfig>,
+        foreign: bool,
+    ) -> Result<(Arc<Self>, Recovery), OpenError> {
+        let (topic, partition) = (of.topic, of.partition);
+        let dir: Arc<str> = folder(topic, partition).into();
         let start = home.log_starts.get(topic, partition).unwrap_or(0);
         let recovery_point = home.recovery_points.get(topic, partition).unwrap_or(0).max(start);
-        let interval = home.config.index_interval_bytes;
-        let finder = Finder { storage: &*home.storage, dir: &dir, recovery_point, start, interval };
-        let found = finder.recover()?;
-        let active = found.segments[found.segments.len() - 1].clone();
-        let (max_batch, max_pending) = (home.config.max_batch_bytes, home.config.max_pending_bytes);
-        let log = PartitionLog {
-            topic: topic.to_owned(),
-            partition,
-            pending: Mutex::new(Pending::new(found.end, max_batch, max_pending)),
-            something: Condvar::new(),
-            writer: Mutex::new(Writer::new(active, found.indexer, found.end, found.last_time)),
-            segments: RwLock::new(found.segments),
-            high_watermark: AtomicU64::new(found.end),
-            log_start: AtomicU64::new(start),
-            failures: AtomicU64::new(0),
-            tail: Tail::new(found.end),
-            deleting: Mutex::new(()),
-            dir,
-            home,
+        let cleaned = home.cleaned.get(topic, partition).unwrap_or(0);
+        let finder = Finder {
+            files: &home.files,
+            dir: &dir,
+            recovery_point,
+            start,
+            interval: config.index_interval_bytes,
+            gaps_before: if foreign { Offset::MAX } else { cleaned },
+            largest: config.max_message_bytes,
         };
-        Ok((log, Recovery { topic: topic.to_owned(), partition, ..found.report }))
+        let found = finder.recover()?;
+        let report = Recovery { topic: topic.to_string(), partition, ..found.report.clone() };
+        let log = PartitionLog::found(home, of, config, dir, start, found);
+        // The next start will not read again what this one has read.
+        log.writer().save_producers(&log).map_err(|source| OpenError::Io {
+            folder: log.home.storage.describe(),
+            path: log.dir.to_string(),
+            source,
+        })?;
+        Ok((log, report))
+    }
+
+    fn found(
+        home: Arc<Home>,
+        of: &PartitionOf<'_>,
+        config: Arc<TopicConfig>,
+        dir: Arc<str>,
+        start: Offset,
+        found: Recovered,
+    ) -> Arc<Self> {
+        let (max_pending, start_offset, end) = (home.config.max_pending_bytes, found.start, found.end);
+        let active = found.segments[found.segments.len() - 1].clone();
+        let first_open = found.producers.first_open().unwrap_or(NO_TRANSACTION);
+        let mut pending = Pending::new(end, found.producers.clone(), &config, max_pending);
+        pending.pooled = home.is_pooled(of.topic);
+        let writer = Writer::new(Start {
+            active,
+            made: found.made,
+            indexer: found.indexer,
+            next: end,
+            last_time: found.last_time,
+            producers: found.producers,
+            snapshots: found.snapshots,
+        });
+        Arc::new_cyclic(|me| PartitionLog {
+            me: me.clone(),
+            home,
+            topic: of.topic.clone(),
+            topic_id: of.id,
+            partition: of.partition,
+            dir,
+            config: RwLock::new(config),
+            pending: Mutex::new(pending),
+            something: Condvar::new(),
+            writer: Mutex::new(writer),
+            segments: RwLock::new(found.segments),
+            high_watermark: AtomicU64::new(end),
+            log_start: AtomicU64::new(start.max(start_offset)),
+            first_open: AtomicU64::new(first_open),
+            tail: Tail::new(end),
+            deleting: Mutex::new(()),
+        })
     }
 
     /// The topic's name.
@@ -107,8 +174,20 @@ impl PartitionLog {
         self.partition
     }
 
+    /// The topic's configuration, as it is now.
+    pub fn config(&self) -> Arc<TopicConfig> {
+        self.config.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Goes by another configuration from the next append, commit and cleaning on.
+    pub(crate) fn configure(&self, config: &Arc<TopicConfig>) {
+        let mut current = self.config.write().unwrap_or_else(PoisonError::into_inner);
+        self.pending().configure(config);
+        *current = config.clone();
+    }
+
     /// Adds a record without headers to what is pending, and returns the offset it has if the next commit
-    /// succeeds.
+    /// succeeds. Its time will be the commit's, whatever the topic's timestamp type.
     pub fn append(&self, key: Option<&[u8]>, value: Option<&[u8]>) -> Result<Offset, AppendError> {
         self.append_with(key, value, &[])
     }
@@ -123,35 +202,78 @@ impl PartitionLog {
         self.add(|pending| pending.append(key, value, headers))
     }
 
-    /// Adds a whole batch, compressed or not, to what is pending. Its base offset becomes the returned one and
-    /// its timestamp type the log's; all else is kept as it is. Checked are magic, length, CRC, the number of
-    /// records, and, if they are not compressed, the records' form.
+    /// Adds a producer's batch, compressed or not, to what is pending, and returns its first record's offset.
+    /// Like [`PartitionLog::produce`] without a clock: no timestamp is too far from now.
     pub fn append_batch(&self, batch: &[u8]) -> Result<Offset, AppendError> {
-        let max = self.home.config.max_batch_bytes;
-        if batch.len() > max {
-            return Err(AppendError::TooLarge { size: batch.len(), max });
-        }
-        let parsed = Batch::parse(batch)?;
-        if parsed.bytes.len() != batch.len() {
-            return Err(BatchError::Truncated { need: parsed.bytes.len(), have: batch.len() }.into());
-        }
-        parsed.check_records()?;
-        self.add(|pending| pending.append_batch(batch, parsed.header.records_count))
+        self.produce(batch, None, Origin::Client).map(|appended| appended.base_offset)
     }
 
-    fn add(
+    /// Adds a producer's batch, compressed or not, to what is pending.
+    ///
+    /// Its base offset becomes the returned one; in a topic with `LogAppendTime` its timestamps become the
+    /// commit's; all else is kept as it is, unless the topic demands another `compression.type`. Checked are
+    /// magic, length, CRC, the number of records, and, if they are not compressed, the records' form; the
+    /// distance of its timestamps from `now_ms`; keys in a compacted topic; and its producer's epoch and
+    /// sequence, if it has one: a batch that was sent before is found, not appended again.
+    pub fn produce(
         &self,
-        append: impl FnOnce(&mut Pending) -> Result<Offset, AppendError>,
-    ) -> Result<Offset, AppendError> {
+        batch: &[u8],
+        now_ms: Option<i64>,
+        origin: Origin,
+    ) -> Result<Appended, AppendError> {
+        let (batch, header) = accept(batch, &self.config(), now_ms)?;
+        let batch: Cow<'_, [u8]> = batch;
+        self.add(|pending| pending.append_batch(&batch, &header, origin))
+    }
+
+    /// Adds a transaction's end to what is pending. `now_ms` is its time.
+    pub fn append_marker(&self, marker: &Marker, now_ms: i64) -> Result<Appended, AppendError> {
+        let (batch, header) = marker_batch(marker, now_ms);
+        self.add(|pending| pending.append_marker(&batch, &header, marker))
+    }
+
+    fn add<T>(&self, append: impl FnOnce(&mut Pending) -> Result<T, AppendError>) -> Result<T, AppendError> {
         let mut pending = self.pending();
         let was_empty = pending.is_empty();
-        let offset = append(&mut pending)?;
-        let wake = was_empty && pending.waiting > 0;
+        if was_empty && pending.group.bytes.capacity() == 0 {
+            pending.group = self.home.buffers.take();
+        }
+        let done = append(&mut pending);
+        let wake = was_empty && !pending.is_empty() && pending.waiting > 0;
+        // After a failure nothing is pending, but there is something to mend.
+        let work = !pending.is_empty() || pending.mode == Mode::Failed;
+        let enqueue = work && pending.pooled && !std::mem::replace(&mut pending.queued, true);
         drop(pending);
         if wake {
             self.something.notify_all();
         }
-        Ok(offset)
+        if enqueue && let Some(me) = self.me.upgrade() {
+            self.home.queue.push(me);
+        }
+        done
+    }
+
+    /// Leaves commits to the store's committer from now on.
+    pub(crate) fn pool(&self) {
+        let mut pending = self.pending();
+        pending.pooled = true;
+        let enqueue = !pending.is_empty() && !std::mem::replace(&mut pending.queued, true);
+        drop(pending);
+        if enqueue && let Some(me) = self.me.upgrade() {
+            self.home.queue.push(me);
+        }
+    }
+
+    /// Called by a committer: commits, and goes on after a failure as soon as that is possible. Says whether
+    /// there is more to commit.
+    pub(crate) fn commit_pooled(&self, now_ms: i64) -> bool {
+        if self.commit(now_ms).is_err() {
+            // Who appended has been told. If this fails, the next append leads here again.
+            let _ = self.reset();
+        }
+        let mut pending = self.pending();
+        pending.queued = !pending.is_empty();
+        pending.queued
     }
 
     /// Blocks until something is pending, somebody calls [`PartitionLog::wake`], the partition is closed, or
@@ -186,25 +308,26 @@ impl PartitionLog {
     pub fn commit(&self, now_ms: i64) -> Result<Option<Committed>, CommitError> {
         let mut writer = self.writer();
         writer.ready()?;
-        let mut group = writer.take_spare();
+        let mut group = Group::default();
         {
             let mut pending = self.pending();
             if pending.is_empty() {
-                drop(pending);
-                writer.give_spare(group);
                 return Ok(None);
             }
             pending.swap(&mut group);
         }
         let from = self.high_watermark();
         let done = writer.write(self, &mut group, now_ms);
-        writer.give_spare(group);
+        self.home.buffers.give(group);
         let mut pending = self.pending();
         pending.in_flight = 0;
         if let Err(e) = done {
             pending.drop_all(self.high_watermark());
+            pending.producers = writer.producers().clone();
             pending.mode = Mode::Failed;
-            self.failures.fetch_add(1, AcqRel);
+            pending.failures += 1;
+            drop(pending);
+            self.tail.fail();
             return Err(e);
         }
         drop(pending);
@@ -221,6 +344,7 @@ impl PartitionLog {
         let mut pending = self.pending();
         if pending.mode == Mode::Failed {
             pending.drop_all(self.high_watermark());
+            pending.producers = writer.producers().clone();
             pending.mode = Mode::Open;
         }
         Ok(())
@@ -228,7 +352,7 @@ impl PartitionLog {
 
     /// How many commits have failed; what was pending then is not in the log.
     pub fn failures(&self) -> u64 {
-        self.failures.load(Acquire)
+        self.pending().failures
     }
 
     /// The offset after the last committed record. What is below can be read and is durable.
@@ -256,14 +380,74 @@ impl PartitionLog {
     /// size, and otherwise no more than `max_bytes`. Says how many bytes; 0 at the high watermark. Batches may
     /// begin before `from`; a read ends at the end of a segment, so less than `max_bytes` is not the end.
     pub fn read(&self, from: Offset, max_bytes: usize, out: &mut Vec<u8>) -> Result<usize, ReadError> {
-        match self.segment_of(from)? {
-            None => Ok(0),
-            Some(segment) => segment.read(from, max_bytes, out),
-        }
+        self.read_until(from, Offset::MAX, max_bytes, out)
     }
 
-    /// The segment of a readable offset; `None` at the high watermark.
-    fn segment_of(&self, from: Offset) -> Result<Option<Arc<Segment>>, ReadError> {
+    /// Like [`PartitionLog::read`], but no batch that begins at `until` or later: with the last stable offset,
+    /// what a reader of committed transactions gets.
+    pub fn read_until(
+        &self,
+        from: Offset,
+        until: Offset,
+        max_bytes: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<usize, ReadError> {
+        let until = until.min(self.high_watermark());
+        let read = |segment: &Segment| match segment.read(from, until, max_bytes, out)? {
+            0 => Ok(None),
+            n => Ok(Some(n)),
+        };
+        Ok(self.first_in(from, until, read)?.unwrap_or(0))
+    }
+
+    /// Like [`PartitionLog::read_until`], but says which bytes of which file that are. The file stays readable
+    /// as long as somebody has it, even if the segment is deleted meanwhile.
+    pub fn read_range(
+        &self,
+        from: Offset,
+        until: Offset,
+        max_bytes: usize,
+    ) -> Result<Option<FileRange>, ReadError> {
+        let until = until.min(self.high_watermark());
+        self.first_in(from, until, |segment| segment.range(from, until, max_bytes))
+    }
+
+    /// What the first segment gives that has anything from an offset on: the one of that offset, unless what
+    /// was there is gone by compaction.
+    fn first_in<T>(
+        &self,
+        from: Offset,
+        until: Offset,
+        mut get: impl FnMut(&Segment) -> Result<Option<T>, ReadError>,
+    ) -> Result<Option<T>, ReadError> {
+        for look in 1.. {
+            let mut failed = None;
+            let mut at = from;
+            while let Some((segment, next)) = self.segment_of(at)? {
+                match get(&segment) {
+                    Ok(Some(found)) => return Ok(Some(found)),
+                    Ok(None) => {}
+                    Err(e) => {
+                        failed = Some(e);
+                        break;
+                    }
+                }
+                match next {
+                    Some(next) if next < until => at = next,
+                    _ => break,
+                }
+            }
+            match failed {
+                Some(e) if e.is_gone() && look < LOOKS => {}
+                Some(e) => return Err(e),
+                None => break,
+            }
+        }
+        Ok(None)
+    }
+
+    /// The segment of a readable offset, and where the next one begins; `None` at the high watermark.
+    fn segment_of(&self, from: Offset) -> Result<Option<SegmentAndNext>, ReadError> {
         let (start, end) = (self.log_start_offset(), self.high_watermark());
         if from < start || from > end {
             return Err(ReadError::OutOfRange { start, end });
@@ -273,10 +457,54 @@ impl PartitionLog {
         }
         let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
         match segments.partition_point(|s| s.base <= from).checked_sub(1) {
-            Some(i) => Ok(Some(segments[i].clone())),
+            Some(i) => Ok(Some((segments[i].clone(), segments.get(i + 1).map(|next| next.base)))),
             // Deleted since the first line.
             None => Err(ReadError::OutOfRange { start: segments[0].base, end }),
         }
+    }
+
+    /// The offset below which no transaction is open: what readers of committed transactions may read up to.
+    pub fn last_stable_offset(&self) -> Offset {
+        // In this order: see `advance`.
+        let high_watermark = self.high_watermark();
+        high_watermark.min(self.first_open.load(Acquire)).max(self.log_start_offset())
+    }
+
+    /// The aborted transactions with a record in `from..until`: a reader of committed transactions leaves out
+    /// each one's records from its first offset up to its abort marker.
+    pub fn aborted(&self, from: Offset, until: Offset) -> Result<Vec<Aborted>, ReadError> {
+        let mut found = Vec::new();
+        let segments = self.list();
+        let first = segments.partition_point(|segment| segment.base <= from).max(1) - 1;
+        for segment in &segments[first..] {
+            for aborted in &*segment.aborted_transactions()? {
+                if aborted.last_offset >= from && aborted.first_offset < until {
+                    found.push(*aborted);
+                }
+                if aborted.last_stable_offset >= until {
+                    return Ok(found);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// The producers that have written here of late, by id, as of the newest append.
+    pub fn producers(&self) -> Vec<ProducerInfo> {
+        self.pending().producers.list()
+    }
+
+    /// Whether a producer has a transaction open here, as of the newest append.
+    pub fn has_open_transaction(&self, producer_id: i64) -> bool {
+        self.pending().producers.known.get(&producer_id).is_some_and(|p| p.transaction.is_some())
+    }
+
+    /// Forgets producers that were not heard of for so long (ms) and have no open transaction.
+    pub fn expire_producers(&self, now_ms: i64, idle_ms: i64) {
+        let before = now_ms.saturating_sub(idle_ms);
+        let mut writer = self.writer();
+        writer.expire_producers(before);
+        self.pending().producers.expire(before);
     }
 
     /// Blocks until the high watermark is past an offset, the partition is closed, or the time is over. Says
@@ -291,26 +519,55 @@ impl PartitionLog {
         Passed::new(&self.tail, past)
     }
 
-    /// The first batch that is not older than a time (ms): its first readable offset and its timestamp.
+    /// What becomes of an append: the time (ms) of its commit once it is durable (−1 if that is too long ago to
+    /// tell), or that it is lost. Registers a waker, never polls, and needs no particular executor.
+    pub fn durable(&self, appended: Appended) -> impl Future<Output = Result<i64, Lost>> + Send + '_ {
+        Durable::new(&self.tail, appended)
+    }
+
+    /// The first record that is not older than a time (ms): its offset and its timestamp.
     pub fn offset_for_timestamp(&self, timestamp: i64) -> Result<Option<(Offset, i64)>, ReadError> {
-        let start = self.log_start_offset();
-        for segment in self.list() {
-            if segment.max_timestamp() < timestamp || segment.size() == 0 {
-                continue;
+        self.look_again(|| {
+            let start = self.log_start_offset();
+            for segment in self.list() {
+                if segment.max_timestamp() >= timestamp
+                    && let Some(found) = segment.find_time(timestamp, start)?
+                {
+                    return Ok(Some(found));
+                }
             }
-            let header = segment.find_time(timestamp)?;
-            if header.last_offset() >= start {
-                return Ok(Some((header.base_offset.max(start), header.max_timestamp)));
+            Ok(None)
+        })
+    }
+
+    /// The first record with the largest timestamp: its offset and its timestamp. `None` without records.
+    pub fn max_timestamp(&self) -> Result<Option<(Offset, i64)>, ReadError> {
+        self.look_again(|| {
+            let start = self.log_start_offset();
+            let mut largest: Option<(i64, Arc<Segment>)> = None;
+            for segment in self.list().into_iter().filter(|s| s.size() > 0) {
+                let max = match segment.base < start {
+                    true => segment.max_timestamp_from(start)?,
+                    false => segment.max_timestamp(),
+                };
+                if max > largest.as_ref().map_or(i64::MIN, |(max, _)| *max) {
+                    largest = Some((max, segment));
+                }
             }
-            // Only a log start inside this segment leads here: what comes first there is late enough.
-            let mut bytes = Vec::new();
-            if self.read(start, 0, &mut bytes)? == 0 {
-                return Ok(None);
+            let Some((max, segment)) = largest else { return Ok(None) };
+            segment.find_time(max, start)
+        })
+    }
+
+    /// Runs a search anew if a segment was deleted or replaced under its hands.
+    fn look_again<T>(&self, search: impl Fn() -> Result<T, ReadError>) -> Result<T, ReadError> {
+        let mut looks = 1;
+        loop {
+            match search() {
+                Err(e) if e.is_gone() && looks < LOOKS => looks += 1,
+                done => return done,
             }
-            let header = Batch::parse(&bytes).map_err(|e| segment.damage(0, start, &e.to_string()))?.header;
-            return Ok(Some((start, header.max_timestamp)));
         }
-        Ok(None)
     }
 
     /// The segments, oldest first.
@@ -342,9 +599,7 @@ impl PartitionLog {
             let count = segments.windows(2).filter(|pair| pair[1].base <= offset).count();
             segments.drain(..count).collect()
         };
-        for segment in &gone {
-            segment.remove(&*self.home.storage)?;
-        }
+        gone.iter().try_for_each(|segment| segment.remove())?;
         if !gone.is_empty() {
             self.home.storage.sync_dir(&self.dir)?;
         }
@@ -362,14 +617,24 @@ impl PartitionLog {
         }
         self.something.notify_all();
         self.tail.close();
-        writer.close()?;
+        writer.close(self)?;
         Ok(self.high_watermark())
     }
 
-    /// Called by the writer: the batches up to `high_watermark` are durable and readable.
-    pub(crate) fn advance(&self, high_watermark: Offset) {
+    /// Called by the writer: the batches up to `high_watermark` are durable and readable, the oldest open
+    /// transaction begins at `first_open`, and the commit has the time `now`.
+    pub(crate) fn advance(&self, high_watermark: Offset, first_open: Option<Offset>, now: i64) {
+        // The high watermark last: whoever sees it sees a transaction that begins before it.
+        self.first_open.store(first_open.unwrap_or(NO_TRANSACTION), Release);
         self.high_watermark.store(high_watermark, Release);
-        self.tail.advance(high_watermark);
+        self.tail.advance(high_watermark, now);
+    }
+
+    /// Called by the writer: makes the partition's folder and says in it whose it is.
+    pub(crate) fn make_folder(&self) -> io::Result<()> {
+        self.home.storage.create_dir(&self.dir)?;
+        let text = format!("version: 0\ntopic_id: {}", self.topic_id);
+        write_file(&*self.home.storage, &format!("{}/{METADATA}", self.dir), text.as_bytes())
     }
 
     /// Called by the writer: a new segment is written to from now on.
@@ -381,7 +646,7 @@ impl PartitionLog {
         &self.home
     }
 
-    pub(crate) fn dir(&self) -> &str {
+    pub(crate) fn dir(&self) -> &Arc<str> {
         &self.dir
     }
 
@@ -402,6 +667,23 @@ impl fmt::Debug for PartitionLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{} up to {}", self.topic, self.partition, self.high_watermark())
     }
+}
+
+/// A segment, and where the next one begins.
+type SegmentAndNext = (Arc<Segment>, Option<Offset>);
+
+/// Which partition of which topic.
+pub(crate) struct PartitionOf<'a> {
+    pub(crate) topic: &'a Arc<str>,
+    pub(crate) id: TopicId,
+    pub(crate) partition: u32,
+}
+
+/// The topic that a partition's folder says it belongs to.
+pub(crate) fn topic_of(storage: &dyn crate::Storage, dir: &str) -> io::Result<Option<TopicId>> {
+    let text = read_file(storage, &format!("{dir}/{METADATA}"))?.unwrap_or_default();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    Ok(text.lines().find_map(|line| TopicId::parse(line.strip_prefix("topic_id: ")?.trim())))
 }
 
 /// A partition's folder, named as Kafka names it.

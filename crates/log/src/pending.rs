@@ -1,11 +1,20 @@
 //! Records that wait for the next commit.
 
+use std::sync::{Mutex, PoisonError};
+
 use dibs_model::Offset;
 
 use crate::{
-    batch::{Header, open_batch, put_record, record_size, seal_batch, stamp_batch},
+    batch::{
+        BatchHeader, HEADER_BYTES, Header, open_batch, put_record, record_size, seal_batch, stamp_batch,
+    },
+    config::{TimestampType, TopicConfig},
     error::AppendError,
+    producers::{Marker, Origin, Producers},
 };
+
+/// Bytes of buffers that are kept for the next group, at most.
+const SPARE_BYTES: usize = 16 << 20;
 
 /// Batches that are committed together, as the bytes that are written.
 #[derive(Default)]
@@ -22,15 +31,15 @@ pub(crate) struct Planned {
     /// Where it ends; of no meaning while it is open.
     pub(crate) end: usize,
     pub(crate) base: Offset,
-    pub(crate) records: i32,
+    /// Offset of the last record; of no meaning while it is open.
+    pub(crate) last: Offset,
+    /// In ms; of no meaning before the group is stamped, unless it is a producer's.
+    pub(crate) max_timestamp: i64,
     /// Encoded here, not by a producer.
     own: bool,
-}
-
-impl Planned {
-    pub(crate) fn last_offset(&self) -> Offset {
-        self.base + self.records as u64 - 1
-    }
+    log_append_time: bool,
+    /// It has a producer's id.
+    pub(crate) from_producer: bool,
 }
 
 impl Group {
@@ -39,10 +48,35 @@ impl Group {
         self.batches.clear();
     }
 
-    /// Gives every batch the time of its append, in ms, and its CRC.
+    /// Gives every batch that needs one the time of its append, in ms, and its CRC.
     pub(crate) fn stamp(&mut self, now: i64) {
-        for batch in &self.batches {
-            stamp_batch(&mut self.bytes[batch.start..batch.end], now, batch.own);
+        for batch in &mut self.batches {
+            if batch.own || batch.log_append_time {
+                batch.max_timestamp = now;
+                let bytes = &mut self.bytes[batch.start..batch.end];
+                stamp_batch(bytes, now, batch.log_append_time, batch.own);
+            }
+        }
+    }
+}
+
+/// Empty buffers, shared by all partitions: one that is idle has none.
+#[derive(Default)]
+pub(crate) struct Buffers {
+    spare: Mutex<Vec<Group>>,
+}
+
+impl Buffers {
+    pub(crate) fn take(&self) -> Group {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    }
+
+    pub(crate) fn give(&self, mut group: Group) {
+        group.clear();
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept: usize = spare.iter().map(|group| group.bytes.capacity()).sum();
+        if group.bytes.capacity() > 0 && kept + group.bytes.capacity() <= SPARE_BYTES {
+            spare.push(group);
         }
     }
 }
@@ -56,11 +90,27 @@ pub(crate) enum Mode {
     Closed,
 }
 
+/// A batch that was taken from a producer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// Offset of its first record.
+    pub base_offset: Offset,
+    /// Offset of its last record.
+    pub last_offset: Offset,
+    /// It was there before, durable or on its way: its producer has sent it again.
+    pub duplicate: bool,
+    /// [`crate::PartitionLog::failures`] at the time of the append: the offsets are of this append only as long
+    /// as it is the same.
+    pub failures: u64,
+}
+
 /// What appenders share, behind one short mutex.
 pub(crate) struct Pending {
     pub(crate) group: Group,
     /// Whether the group's last batch takes more records.
     open: bool,
+    /// Records in the open batch.
+    open_records: i32,
     /// Offset of the next record. The high watermark, plus the records being committed, plus those of the group.
     pub(crate) next: Offset,
     /// Bytes being committed.
@@ -70,30 +120,54 @@ pub(crate) struct Pending {
     pub(crate) waiting: usize,
     /// `wake` was called and nobody has woken from it yet.
     pub(crate) woken: bool,
+    /// How many commits have failed.
+    pub(crate) failures: u64,
+    /// A [`crate::Committer`] commits what is pending.
+    pub(crate) pooled: bool,
+    /// It knows that there is something, or is at it.
+    pub(crate) queued: bool,
+    /// The producers as they will be when everything pending is committed.
+    pub(crate) producers: Producers,
     max_batch: usize,
     max_pending: usize,
+    log_append_time: bool,
 }
 
 impl Pending {
-    pub(crate) fn new(next: Offset, max_batch: usize, max_pending: usize) -> Self {
-        Pending {
+    pub(crate) fn new(next: Offset, producers: Producers, config: &TopicConfig, max_pending: usize) -> Self {
+        let mut pending = Pending {
             group: Group::default(),
             open: false,
+            open_records: 0,
             next,
             in_flight: 0,
             mode: Mode::Open,
             waiting: 0,
             woken: false,
-            max_batch,
+            failures: 0,
+            pooled: false,
+            queued: false,
+            producers,
+            max_batch: 0,
             max_pending,
-        }
+            log_append_time: false,
+        };
+        pending.configure(config);
+        pending
+    }
+
+    /// Takes over what concerns appends. An open batch is closed: its records were taken under the old rules.
+    pub(crate) fn configure(&mut self, config: &TopicConfig) {
+        self.seal();
+        self.max_batch = config.max_message_bytes;
+        self.log_append_time = config.timestamp_type == TimestampType::LogAppendTime;
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.group.batches.is_empty()
+        self.group.bytes.is_empty()
     }
 
-    /// Encodes one record into the open batch, or into a new one if it no longer fits.
+    /// Encodes a record into the open batch, or a new one.
     pub(crate) fn append(
         &mut self,
         key: Option<&[u8]>,
@@ -101,52 +175,105 @@ impl Pending {
         headers: &[Header<'_>],
     ) -> Result<Offset, AppendError> {
         self.ready()?;
-        let delta = if self.open { self.group.batches.last().map_or(0, |b| b.records) } else { 0 };
+        let delta = if self.open { self.open_records } else { 0 };
         let size = record_size(delta, key, value, headers);
         let in_batch = match self.group.batches.last() {
             Some(batch) if self.open => self.group.bytes.len() - batch.start,
             _ => 0,
         };
         let fits = self.open && in_batch + size <= self.max_batch;
-        let needed = if fits { size } else { size + crate::batch::HEADER_BYTES };
+        let needed = if fits { size } else { size + HEADER_BYTES };
         if needed > self.max_batch {
             return Err(AppendError::TooLarge { size: needed, max: self.max_batch });
         }
         self.room(needed)?;
         if !fits {
             self.seal();
-            let start = self.group.bytes.len();
+            let (start, base) = (self.group.bytes.len(), self.next);
             open_batch(&mut self.group.bytes);
-            self.group.batches.push(Planned { start, end: start, base: self.next, records: 0, own: true });
+            self.group.batches.push(Planned {
+                start,
+                end: start,
+                base,
+                last: base,
+                max_timestamp: i64::MIN,
+                own: true,
+                log_append_time: self.log_append_time,
+                from_producer: false,
+            });
             self.open = true;
+            self.open_records = 0;
         }
-        let Group { bytes, batches } = &mut self.group;
-        if let Some(batch) = batches.last_mut() {
-            put_record(bytes, batch.records, key, value, headers);
-            batch.records += 1;
-        }
+        put_record(&mut self.group.bytes, self.open_records, 0, key, value, headers);
+        self.open_records += 1;
         self.next += 1;
         Ok(self.next - 1)
     }
 
-    /// Takes a valid batch of `records` records as it is, but for its base offset.
-    pub(crate) fn append_batch(&mut self, batch: &[u8], records: i32) -> Result<Offset, AppendError> {
+    /// Takes a valid batch as it is, but for its base offset, if its producer may write it.
+    pub(crate) fn append_batch(
+        &mut self,
+        batch: &[u8],
+        header: &BatchHeader,
+        origin: Origin,
+    ) -> Result<Appended, AppendError> {
         self.ready()?;
         if batch.len() > self.max_batch {
             return Err(AppendError::TooLarge { size: batch.len(), max: self.max_batch });
         }
+        let from_producer = header.producer_id >= 0;
+        if from_producer && let Some(known) = self.producers.check(header, origin)? {
+            return Ok(Appended {
+                base_offset: known.first_offset,
+                last_offset: known.last_offset,
+                duplicate: true,
+                failures: self.failures,
+            });
+        }
+        let appended = self.take(batch, header)?;
+        if from_producer {
+            let (first, last) = (appended.base_offset, appended.last_offset);
+            self.producers.data(header, first, last, header.max_timestamp);
+        }
+        Ok(appended)
+    }
+
+    /// Takes a control batch with a transaction's end, if its coordinator may write it.
+    pub(crate) fn append_marker(
+        &mut self,
+        batch: &[u8],
+        header: &BatchHeader,
+        marker: &Marker,
+    ) -> Result<Appended, AppendError> {
+        self.ready()?;
+        self.producers.check_marker(marker)?;
+        let appended = self.take(batch, header)?;
+        self.producers.marker(marker, appended.base_offset, header.max_timestamp);
+        Ok(appended)
+    }
+
+    fn take(&mut self, batch: &[u8], header: &BatchHeader) -> Result<Appended, AppendError> {
         self.room(batch.len())?;
         self.seal();
         let base = self.next;
         let start = self.group.bytes.len();
         self.group.bytes.extend_from_slice(batch);
-        let end = self.group.bytes.len();
         self.group.bytes[start..start + 8].copy_from_slice(&base.to_be_bytes());
         // The epoch of the leader is the log's own to say.
         self.group.bytes[start + 12..start + 16].fill(0);
-        self.group.batches.push(Planned { start, end, base, records, own: false });
-        self.next += records as u64;
-        Ok(base)
+        let last = base + header.last_offset_delta as u64;
+        self.next = last + 1;
+        self.group.batches.push(Planned {
+            start,
+            end: self.group.bytes.len(),
+            base,
+            last,
+            max_timestamp: header.max_timestamp,
+            own: false,
+            log_append_time: self.log_append_time,
+            from_producer: header.producer_id >= 0,
+        });
+        Ok(Appended { base_offset: base, last_offset: last, duplicate: false, failures: self.failures })
     }
 
     /// Gives away what is pending, sealed, and takes an empty group in its place. Returns its bytes.
@@ -158,7 +285,7 @@ impl Pending {
 
     /// Drops what is pending, and goes on at `next`.
     pub(crate) fn drop_all(&mut self, next: Offset) {
-        self.group.clear();
+        self.group = Group::default();
         self.open = false;
         self.in_flight = 0;
         self.next = next;
@@ -169,7 +296,8 @@ impl Pending {
             && let Some(batch) = self.group.batches.last_mut()
         {
             batch.end = self.group.bytes.len();
-            seal_batch(&mut self.group.bytes[batch.start..], batch.base, batch.records);
+            batch.last = self.next - 1;
+            seal_batch(&mut self.group.bytes[batch.start..], batch.base, self.open_records);
         }
     }
 
@@ -183,6 +311,6 @@ impl Pending {
 
     fn room(&self, bytes: usize) -> Result<(), AppendError> {
         let used = self.in_flight + self.group.bytes.len();
-        if used + bytes > self.max_pending { Err(AppendError::Full) } else { Ok(()) }
+        if used > 0 && used + bytes > self.max_pending { Err(AppendError::Full) } else { Ok(()) }
     }
 }

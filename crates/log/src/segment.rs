@@ -1,54 +1,103 @@
-//! One segment of a partition: a file of batches and the two indexes beside it.
+//! One segment of a partition: a file of batches and the indexes beside it.
 
 use std::{
-    io,
-    sync::atomic::{AtomicI64, AtomicU64, Ordering::*},
+    fmt, io,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, AtomicU64, Ordering::*},
+    },
 };
 
 use dibs_model::Offset;
 
 use crate::{
-    GROUP_BYTES,
-    batch::{Batch, BatchError, BatchHeader, HEADER_BYTES, LENGTH_OFFSET},
+    batch::{Batch, BatchHeader, HEADER_BYTES, LENGTH_OFFSET},
     error::{Damage, ReadError},
+    files::{ENDINGS, OpenFiles, Part, SegmentFiles, path},
     index::{Index, OffsetEntry, TimeEntry},
-    storage::{File, Storage},
+    storage::File,
+    txn_index::{Aborted, AbortedList},
 };
 
-/// Endings of a segment's files, the log first.
-pub(crate) const ENDINGS: [&str; 3] = ["log", "index", "timeindex"];
 /// Bytes that a walk over batch headers reads at once.
 const WALK_BYTES: usize = 4096;
-/// Bytes that a scan reads at once.
-const SCAN_BYTES: usize = 1 << 20;
+
+/// Whole batches in a segment's file.
+#[derive(Clone)]
+pub struct FileRange {
+    /// The file, and with [`File::as_fd`] the operating system's.
+    pub file: Arc<dyn File>,
+    /// Where the first batch begins, in bytes.
+    pub position: u64,
+    /// Bytes.
+    pub length: u64,
+}
+
+impl fmt::Debug for FileRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes at {}", self.length, self.position)
+    }
+}
 
 /// A segment. One thread appends; any number read what is committed.
 pub(crate) struct Segment {
-    dir: String,
-    /// Offset of its first record, and its file name.
+    dir: Arc<str>,
+    /// Offset of its first record or before, and its file name.
     pub(crate) base: Offset,
-    pub(crate) log: Box<dyn File>,
-    pub(crate) offsets: Index<OffsetEntry>,
-    pub(crate) times: Index<TimeEntry>,
+    files: Arc<SegmentFiles>,
+    offsets: Index<OffsetEntry>,
+    times: Index<TimeEntry>,
+    aborted: Mutex<AbortedList>,
     /// Committed bytes of the log file, always whole batches. Set before the high watermark moves over them.
     size: AtomicU64,
     /// Largest timestamp of the committed batches, in ms; `i64::MIN` without any.
     max_timestamp: AtomicI64,
+    /// The first batch's largest timestamp, in ms; `i64::MIN` while it is not known.
+    first_timestamp: AtomicI64,
 }
 
 impl Segment {
-    /// Opens a segment's files, and makes those that are missing. Nothing counts as committed yet.
-    pub(crate) fn open(storage: &dyn Storage, dir: &str, base: Offset) -> io::Result<Segment> {
-        let open = |ending| storage.open(&path(dir, base, ending), true);
-        Ok(Segment {
-            dir: dir.to_owned(),
+    /// A segment, of which nothing counts as committed yet. Touches no file.
+    pub(crate) fn new(owner: &Arc<OpenFiles>, dir: &Arc<str>, base: Offset) -> Segment {
+        Segment {
+            dir: dir.clone(),
             base,
-            log: open("log")?,
-            offsets: Index::new(open("index")?, base),
-            times: Index::new(open("timeindex")?, base),
+            files: SegmentFiles::new(owner.clone(), dir.clone(), base),
+            offsets: Index::new(base),
+            times: Index::new(base),
+            aborted: Mutex::default(),
             size: AtomicU64::new(0),
             max_timestamp: AtomicI64::new(i64::MIN),
-        })
+            first_timestamp: AtomicI64::new(i64::MIN),
+        }
+    }
+
+    /// Makes the files, empty; a roll that failed half-way may have left others.
+    pub(crate) fn create(&self) -> io::Result<()> {
+        for part in [Part::Log, Part::Index, Part::TimeIndex] {
+            let file = self.files.get(part, true)?;
+            if !file.is_empty()? {
+                file.set_len(0)?;
+            }
+        }
+        let txn_index = self.files.path(Part::TxnIndex);
+        match self.files.storage().remove(&txn_index) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
+    }
+
+    /// The log file.
+    pub(crate) fn log(&self) -> io::Result<Arc<dyn File>> {
+        self.files.get(Part::Log, false)
+    }
+
+    fn index_file(&self) -> io::Result<Arc<dyn File>> {
+        self.files.get(Part::Index, true)
+    }
+
+    fn times_file(&self) -> io::Result<Arc<dyn File>> {
+        self.files.get(Part::TimeIndex, true)
     }
 
     /// Committed bytes.
@@ -61,45 +110,118 @@ impl Segment {
         self.max_timestamp.load(Acquire)
     }
 
-    /// Lets readers see the file up to `size`.
-    pub(crate) fn publish(&self, size: u64, max_timestamp: i64) {
+    /// The first batch's largest timestamp, in ms.
+    pub(crate) fn first_timestamp(&self) -> Result<Option<i64>, ReadError> {
+        let known = self.first_timestamp.load(Acquire);
+        if known != i64::MIN || self.size() == 0 {
+            return Ok((known != i64::MIN).then_some(known));
+        }
+        let found = self.walk(0, self.base, self.size(), &|_| true)?;
+        let time = found.map(|(_, header)| header.max_timestamp);
+        self.first_timestamp.store(time.unwrap_or(i64::MIN), Release);
+        Ok(time)
+    }
+
+    /// Lets readers see the file up to `size`, in which the last bytes begin with a batch of time `first`.
+    pub(crate) fn publish(&self, size: u64, max_timestamp: i64, first: Option<i64>) {
+        if let Some(first) = first
+            && self.size() == 0
+        {
+            self.first_timestamp.store(first, Release);
+        }
         self.max_timestamp.fetch_max(max_timestamp, AcqRel);
         self.size.store(size, Release);
     }
 
     /// The log file's path in the data folder.
     pub(crate) fn log_path(&self) -> String {
-        path(&self.dir, self.base, "log")
+        self.files.path(Part::Log)
+    }
+
+    /// Entries of the offset and the time index that are trusted if `good`, after a look at their order. `None`
+    /// if one of them is not in order.
+    pub(crate) fn sane_indexes(
+        &self,
+        good_offset: impl Fn(&OffsetEntry) -> bool,
+        good_time: impl Fn(&TimeEntry) -> bool,
+    ) -> io::Result<Option<(Vec<OffsetEntry>, Vec<TimeEntry>)>> {
+        let offsets = self.offsets.sane(&*self.index_file()?, good_offset)?;
+        let times = self.times.sane(&*self.times_file()?, good_time)?;
+        Ok(offsets.zip(times))
+    }
+
+    /// Lets so many entries of the indexes count, and cuts the rest.
+    pub(crate) fn keep_indexes(&self, offsets: usize, times: usize) -> io::Result<()> {
+        self.offsets.keep(&*self.index_file()?, offsets)?;
+        self.times.keep(&*self.times_file()?, times).map(drop)
+    }
+
+    pub(crate) fn append_offsets(&self, entries: &[OffsetEntry]) -> io::Result<()> {
+        if entries.is_empty() { Ok(()) } else { self.offsets.append(&*self.index_file()?, entries) }
+    }
+
+    pub(crate) fn append_times(&self, entries: &[TimeEntry]) -> io::Result<()> {
+        if entries.is_empty() { Ok(()) } else { self.times.append(&*self.times_file()?, entries) }
     }
 
     /// Makes the indexes durable.
     pub(crate) fn sync_indexes(&self) -> io::Result<()> {
-        self.offsets.sync()?;
-        self.times.sync()
+        self.index_file()?.sync_data()?;
+        self.times_file()?.sync_data()?;
+        self.aborted().sync(&self.files)
     }
 
-    /// Empties the files, which a roll that failed half-way may have left behind.
-    pub(crate) fn clear(&self) -> io::Result<()> {
-        self.log.set_len(0)?;
-        self.offsets.keep(0)?;
-        self.times.keep(0).map(drop)
+    /// Transactions whose abort marker is in this segment, in the order of the markers.
+    pub(crate) fn aborted_transactions(&self) -> io::Result<Arc<[Aborted]>> {
+        self.aborted().get(&self.files)
+    }
+
+    /// Adds transactions whose abort marker is in this segment. They count even if the file cannot be written.
+    pub(crate) fn add_aborted(&self, new: &[Aborted]) -> io::Result<()> {
+        if new.is_empty() { Ok(()) } else { self.aborted().add(&self.files, new) }
+    }
+
+    /// Forgets aborted transactions that end at `from` or later; a scan will find them again.
+    pub(crate) fn keep_aborted_before(&self, from: Offset) -> io::Result<()> {
+        self.aborted().keep_before(&self.files, from)
+    }
+
+    fn aborted(&self) -> MutexGuard<'_, AbortedList> {
+        self.aborted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Removes the files. Whoever reads them still may.
-    pub(crate) fn remove(&self, storage: &dyn Storage) -> io::Result<()> {
-        ENDINGS.iter().try_for_each(|ending| storage.remove(&path(&self.dir, self.base, ending)))
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        self.files.leave();
+        for ending in ENDINGS {
+            match self.files.storage().remove(&path(&self.dir, self.base, ending)) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
-    /// Appends whole batches to `out`, from the one that holds `from` (which must be committed here): at least
-    /// one, and no more than `max_bytes` otherwise. Says how many bytes.
-    pub(crate) fn read(&self, from: Offset, max_bytes: usize, out: &mut Vec<u8>) -> Result<usize, ReadError> {
+    /// Appends whole batches to `out`, from the first one that ends at `from` or later: at least one, and no
+    /// more than `max_bytes` otherwise, none that begins at `until` or later. Says how many bytes.
+    pub(crate) fn read(
+        &self,
+        from: Offset,
+        until: Offset,
+        max_bytes: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<usize, ReadError> {
         let size = self.size();
-        let (position, first) = self.locate(from, size, |header| header.last_offset() >= from)?;
+        let Some((position, first)) = self.locate(from, size, |h| h.last_offset() >= from)? else {
+            return Ok(0);
+        };
+        if first.base_offset >= until {
+            return Ok(0);
+        }
         let wanted = (max_bytes.max(first.size()) as u64).min(size - position) as usize;
         let start = out.len();
-        out.resize(start + wanted, 0);
-        let n = self.log.read_at(&mut out[start..], position)?;
-        let whole = whole_batches(&out[start..start + n]);
+        self.log()?.read_into(out, wanted, position)?;
+        let whole = whole_batches(&out[start..], until);
         out.truncate(start + whole);
         if whole == 0 {
             return Err(self.damage(position, from, "the file ends inside a batch").into());
@@ -107,11 +229,116 @@ impl Segment {
         Ok(whole)
     }
 
-    /// The first batch whose timestamp is not before `timestamp` (ms).
-    pub(crate) fn find_time(&self, timestamp: i64) -> Result<BatchHeader, ReadError> {
-        let before = self.times.last_where(|e| e.timestamp < timestamp)?;
-        let from = before.map_or(self.base, |e| e.offset);
-        Ok(self.locate(from, self.size(), |header| header.max_timestamp >= timestamp)?.1)
+    /// Like [`Segment::read`], but says where in the file the bytes are instead of reading them.
+    pub(crate) fn range(
+        &self,
+        from: Offset,
+        until: Offset,
+        max_bytes: usize,
+    ) -> Result<Option<FileRange>, ReadError> {
+        let size = self.size();
+        let Some((position, first)) = self.locate(from, size, |h| h.last_offset() >= from)? else {
+            return Ok(None);
+        };
+        if first.base_offset >= until {
+            return Ok(None);
+        }
+        let limit = position + max_bytes.max(first.size()) as u64;
+        let end = match self.locate(until, size, |h| h.base_offset >= until)? {
+            Some((end, _)) => end,
+            None => size,
+        };
+        let end = if limit >= end { end } else { self.boundary(position, limit, size)? };
+        Ok(Some(FileRange { file: self.log()?, position, length: end - position }))
+    }
+
+    /// The last end of a batch that is not behind `limit`, which must be before the end of the log. A batch
+    /// begins at `position`.
+    fn boundary(&self, position: u64, limit: u64, size: u64) -> Result<u64, ReadError> {
+        let near = self.near(|e| u64::from(e.position) <= limit)?.filter(|&near| near > position);
+        let begin = near.unwrap_or(position);
+        let over = |begin| {
+            let at = std::cell::Cell::new(begin);
+            let found = self.walk(begin, Offset::MAX, size, &|header| {
+                at.set(at.get() + header.size() as u64);
+                at.get() > limit
+            })?;
+            Ok(found.map_or(size, |(position, _)| position))
+        };
+        match over(begin) {
+            // As in `locate`.
+            Err(ReadError::Damaged(_)) if begin > position => over(position),
+            done => done,
+        }
+    }
+
+    /// The first record from the offset `from` on that is not older than `timestamp` (ms), as offset and time.
+    pub(crate) fn find_time(&self, timestamp: i64, from: Offset) -> Result<Option<(Offset, i64)>, ReadError> {
+        let before = match self.times.entries() {
+            0 => None,
+            _ => self.times.last_where(&*self.times_file()?, |e| e.timestamp < timestamp)?,
+        };
+        let mut next = before.map_or(self.base, |e| e.offset).max(from);
+        let (mut bytes, mut buffer) = (Vec::new(), Vec::new());
+        loop {
+            let late = |h: &BatchHeader| h.last_offset() >= next && h.max_timestamp >= timestamp;
+            let Some((position, header)) = self.locate(next, self.size(), late)? else {
+                return Ok(None);
+            };
+            next = header.next_offset();
+            if header.records_count == 0 {
+                continue;
+            }
+            bytes.clear();
+            if !(header.is_log_append_time() && header.is_dense()) {
+                self.log()?.read_into(&mut bytes, header.size(), position)?;
+                let batch = Batch::parse(&bytes)
+                    .map_err(|e| self.damage(position, header.base_offset, &e.to_string()))?;
+                match batch.find_time(timestamp, from, &mut buffer) {
+                    Ok(None) => continue,
+                    Ok(found) => return Ok(found),
+                    // Its producer wrote what nobody can unpack: then the batch is all there is to point at.
+                    Err(_) => {}
+                }
+            }
+            return Ok(Some((header.base_offset.max(from), header.max_timestamp)));
+        }
+    }
+
+    /// The largest timestamp from the offset `from` on.
+    pub(crate) fn max_timestamp_from(&self, from: Offset) -> Result<i64, ReadError> {
+        let size = self.size();
+        let Some((position, first)) = self.locate(from, size, |h| h.last_offset() >= from)? else {
+            return Ok(i64::MIN);
+        };
+        let mut max = i64::MIN;
+        if first.base_offset < from && !first.is_log_append_time() {
+            let (mut bytes, mut buffer) = (Vec::new(), Vec::new());
+            self.log()?.read_into(&mut bytes, first.size(), position)?;
+            let batch = Batch::parse(&bytes).ok();
+            let records = batch.as_ref().and_then(|batch| batch.records_in(&mut buffer).ok());
+            let late = records.into_iter().flatten().flatten().filter(|record| record.offset >= from);
+            max = late.map(|record| record.timestamp).max().unwrap_or(max);
+        } else if first.records_count > 0 {
+            max = first.max_timestamp;
+        }
+        let largest = std::cell::Cell::new(max);
+        self.locate(first.next_offset(), size, |header| {
+            if header.base_offset >= first.next_offset() && header.records_count > 0 {
+                largest.set(largest.get().max(header.max_timestamp));
+            }
+            false
+        })?;
+        Ok(largest.get())
+    }
+
+    /// The position that the index gives for the last entry for which `before` holds.
+    fn near(&self, before: impl Fn(&OffsetEntry) -> bool) -> Result<Option<u64>, ReadError> {
+        if self.offsets.entries() == 0 {
+            return Ok(None);
+        }
+        let entry = self.offsets.last_where(&*self.index_file()?, before)?;
+        Ok(entry.map(|e| u64::from(e.position)))
     }
 
     /// Walks to the first batch that `found` accepts, starting at or before the one that holds `from`.
@@ -120,8 +347,8 @@ impl Segment {
         from: Offset,
         size: u64,
         found: impl Fn(&BatchHeader) -> bool,
-    ) -> Result<(u64, BatchHeader), ReadError> {
-        let near = self.offsets.last_where(|e| e.offset <= from)?.map_or(0, |e| u64::from(e.position));
+    ) -> Result<Option<(u64, BatchHeader)>, ReadError> {
+        let near = self.near(|e| e.offset <= from)?.unwrap_or(0);
         match self.walk(near, from, size, &found) {
             // An entry that leads astray costs a walk from the start, no more.
             Err(ReadError::Damaged(_)) if near > 0 => self.walk(0, from, size, &found),
@@ -135,29 +362,46 @@ impl Segment {
         from: Offset,
         size: u64,
         found: &impl Fn(&BatchHeader) -> bool,
-    ) -> Result<(u64, BatchHeader), ReadError> {
+    ) -> Result<Option<(u64, BatchHeader)>, ReadError> {
+        if position >= size {
+            return Ok(None);
+        }
+        let log = self.log().map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => self.damage(0, from, "the file is missing").into(),
+            _ => ReadError::Io(e),
+        })?;
+        let begin = position;
         let mut window = [0; WALK_BYTES];
         let (mut at, mut have) = (position, 0);
-        let mut expected = None;
+        let mut expected = self.base;
         while position < size {
             let mut skip = (position - at) as usize;
             if skip + HEADER_BYTES > have {
                 (at, skip) = (position, 0);
-                have = self.log.read_at(&mut window, position)?;
+                have = log.read_at(&mut window, position)?;
             }
             let header = BatchHeader::parse(&window[skip..have])
-                .map_err(|e| self.damage(position, expected.unwrap_or(from), &e.to_string()))?;
-            let fits = expected.is_none_or(|e| e == header.base_offset) && header.base_offset >= self.base;
-            if !fits || (expected.is_none() && header.base_offset > from) {
-                return Err(self.damage(position, expected.unwrap_or(from), "another offset").into());
+                .map_err(|e| self.damage(position, expected, &e.to_string()))?;
+            let astray = position == begin && begin > 0 && header.base_offset > from;
+            if header.base_offset < expected || astray {
+                return Err(self.damage(position, expected, "another offset").into());
             }
             if found(&header) {
-                return Ok((position, header));
+                return Ok(Some((position, header)));
             }
-            expected = Some(header.next_offset());
+            expected = header.next_offset();
             position += header.size() as u64;
         }
-        Err(self.damage(size, from, "no such batch in the committed part").into())
+        if position > size {
+            return Err(self.damage(position, expected, "a batch longer than the file").into());
+        }
+        Ok(None)
+    }
+
+    /// The batch whose last offset this is, in the first `len` bytes.
+    pub(crate) fn batch_ending_at(&self, offset: Offset, len: u64) -> Result<Option<BatchHeader>, ReadError> {
+        let found = self.locate(offset, len, |header| header.last_offset() >= offset)?;
+        Ok(found.map(|(_, header)| header).filter(|header| header.last_offset() == offset))
     }
 
     pub(crate) fn damage(&self, position: u64, offset: Offset, what: &str) -> Damage {
@@ -165,152 +409,19 @@ impl Segment {
     }
 }
 
-/// The path of a segment's file.
-pub(crate) fn path(dir: &str, base: Offset, ending: &str) -> String {
-    format!("{dir}/{base:020}.{ending}")
-}
-
-/// Length of the whole batches at the start of bytes that begin with a batch.
-fn whole_batches(bytes: &[u8]) -> usize {
+/// Length of the whole batches at the start of bytes that begin with a batch, up to one that begins at `until`
+/// or later.
+fn whole_batches(bytes: &[u8], until: Offset) -> usize {
     let mut at = 0;
-    while let Some(length) = bytes[at..].get(8..LENGTH_OFFSET) {
-        let length = u32::from_be_bytes([length[0], length[1], length[2], length[3]]) as usize;
-        if length == 0 || length + LENGTH_OFFSET > bytes.len() - at {
+    while let Some(start) = bytes[at..].first_chunk::<LENGTH_OFFSET>() {
+        let base = u64::from_be_bytes([
+            start[0], start[1], start[2], start[3], start[4], start[5], start[6], start[7],
+        ]);
+        let length = u32::from_be_bytes([start[8], start[9], start[10], start[11]]) as usize;
+        if base >= until || length == 0 || length + LENGTH_OFFSET > bytes.len() - at {
             break;
         }
         at += length + LENGTH_OFFSET;
     }
     at
-}
-
-/// Decides which batches of a segment get index entries, by Kafka's rule.
-pub(crate) struct Indexer {
-    /// Bytes between index entries.
-    interval: u64,
-    /// Bytes since the batch of the last entry, that batch included.
-    since: u64,
-    /// Largest timestamp so far, and the last offset of the first batch that has it.
-    max: Option<TimeEntry>,
-    /// The last time entry made.
-    last: Option<TimeEntry>,
-    /// Largest timestamp among the batches taken, in ms.
-    seen: i64,
-    offsets: Vec<OffsetEntry>,
-    times: Vec<TimeEntry>,
-}
-
-impl Indexer {
-    /// For a segment whose last time entry is `last`; the next batch is the first one, or the one of the last
-    /// offset entry.
-    pub(crate) fn new(interval: u64, last: Option<TimeEntry>) -> Self {
-        Indexer {
-            interval,
-            since: 0,
-            max: last,
-            last,
-            seen: i64::MIN,
-            offsets: Vec::new(),
-            times: Vec::new(),
-        }
-    }
-
-    /// Takes a batch that begins at `position`.
-    pub(crate) fn add(&mut self, position: u64, size: u64, last_offset: Offset, timestamp: i64) {
-        self.seen = self.seen.max(timestamp);
-        if self.max.is_none_or(|max| timestamp > max.timestamp) {
-            self.max = Some(TimeEntry { timestamp, offset: last_offset });
-        }
-        if self.since > self.interval {
-            self.offsets.push(OffsetEntry { offset: last_offset, position: position as u32 });
-            self.time_entry();
-            self.since = 0;
-        }
-        self.since += size;
-    }
-
-    fn time_entry(&mut self) {
-        if let Some(max) = self.max
-            && self.last.is_none_or(|last| max.timestamp > last.timestamp)
-        {
-            self.times.push(max);
-            self.last = Some(max);
-        }
-    }
-
-    /// Writes new entries. One that cannot be written is forgotten: the index is then sparser, not wrong.
-    /// Returns how many offset entries there were.
-    pub(crate) fn flush(&mut self, segment: &Segment) -> io::Result<usize> {
-        let count = self.offsets.len();
-        let done = segment.offsets.append(&self.offsets).and(segment.times.append(&self.times));
-        self.offsets.clear();
-        self.times.clear();
-        done.map(|()| count)
-    }
-
-    /// Writes what is left when a segment is rolled or closed: its largest timestamp ends the time index.
-    pub(crate) fn finish(&mut self, segment: &Segment) -> io::Result<()> {
-        self.time_entry();
-        self.flush(segment).map(drop)
-    }
-
-    /// Whether the time entry that this began with is one of the batches': time only grows, so the last batches
-    /// have the largest.
-    pub(crate) fn times_fit(&self) -> bool {
-        self.max_timestamp() == self.seen
-    }
-
-    /// Largest timestamp so far, in ms.
-    pub(crate) fn max_timestamp(&self) -> i64 {
-        self.max.map_or(i64::MIN, |max| max.timestamp)
-    }
-}
-
-/// Reads a log file batch by batch and checks every CRC.
-pub(crate) struct Scanner<'f> {
-    file: &'f dyn File,
-    len: u64,
-    /// Where the next batch begins.
-    pub(crate) position: u64,
-    window: Vec<u8>,
-    window_at: u64,
-}
-
-impl<'f> Scanner<'f> {
-    pub(crate) fn new(file: &'f dyn File, len: u64, position: u64) -> Self {
-        Scanner { file, len, position, window: Vec::new(), window_at: position }
-    }
-
-    /// The next batch's position and header; `None` at the end. After an error the position stands still.
-    pub(crate) fn next(&mut self) -> io::Result<Option<Result<(u64, BatchHeader), BatchError>>> {
-        if self.position >= self.len {
-            return Ok(None);
-        }
-        let header = match BatchHeader::parse(self.view(HEADER_BYTES)?) {
-            Ok(header) if header.size() > GROUP_BYTES => {
-                return Ok(Some(Err(BatchError::Length(header.batch_length))));
-            }
-            Ok(header) => header,
-            Err(e) => return Ok(Some(Err(e))),
-        };
-        if let Err(e) = Batch::parse(self.view(header.size())?) {
-            return Ok(Some(Err(e)));
-        }
-        let at = self.position;
-        self.position += header.size() as u64;
-        Ok(Some(Ok((at, header))))
-    }
-
-    /// At least `need` bytes from the position on, or all there are.
-    fn view(&mut self, need: usize) -> io::Result<&[u8]> {
-        let mut skip = (self.position - self.window_at) as usize;
-        if self.window.len() < skip + need {
-            let wanted = (need.max(SCAN_BYTES) as u64).min(self.len - self.position) as usize;
-            self.window.resize(wanted, 0);
-            self.window_at = self.position;
-            skip = 0;
-            let n = self.file.read_at(&mut self.window, self.position)?;
-            self.window.truncate(n);
-        }
-        Ok(&self.window[skip..])
-    }
 }

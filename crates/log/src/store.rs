@@ -1,17 +1,22 @@
 //! All topics and partitions of one data folder.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt, io,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
 
 use crate::{
-    CommitError, GROUP_BYTES, MAX_PARTITIONS, OpenError, PartitionLog, Recovery, TopicError,
-    checkpoint::{Checkpoint, LOG_STARTS, RECOVERY_POINTS},
+    CommitError, MAX_MESSAGE_BYTES, MAX_PARTITIONS, OpenError, PartitionLog, Recovery, TopicError,
+    checkpoint::{CLEANED, Checkpoint, LOG_STARTS, RECOVERY_POINTS},
+    committer::{Committer, Queue},
+    config::{self, TopicConfig},
     error::Damage,
-    partition::folder,
+    files::OpenFiles,
+    partition::{PartitionOf, folder, topic_of},
+    pending::Buffers,
     storage::{Lock, Storage, read_file, replace_file},
+    topics::{Catalog, TOPICS, Topic, TopicId, TopicRecord, preset},
 };
 
 /// The file that is locked while a data folder is open.
@@ -28,11 +33,16 @@ pub struct StoreConfig {
     pub index_interval_bytes: u64,
     /// Bytes of a partition that may wait for a commit; more is refused with `Full`.
     pub max_pending_bytes: usize,
-    /// Largest batch, in bytes, header included. At most [`GROUP_BYTES`].
+    /// Largest batch of a topic that does not say otherwise, in bytes, header included. At most
+    /// [`MAX_MESSAGE_BYTES`].
     pub max_batch_bytes: usize,
     /// After so many bytes a partition's recovery point is moved: at most about so much is read at the next
     /// start after a crash.
     pub checkpoint_bytes: u64,
+    /// How many segments may have open files while nobody uses them, at most 4 files each.
+    pub max_open_segments: usize,
+    /// Topic configurations by Kafka's names, for topics that do not say otherwise.
+    pub defaults: BTreeMap<String, String>,
 }
 
 impl Default for StoreConfig {
@@ -41,8 +51,10 @@ impl Default for StoreConfig {
             segment_bytes: 1 << 30,
             index_interval_bytes: 4096,
             max_pending_bytes: 64 << 20,
-            max_batch_bytes: 1 << 20,
+            max_batch_bytes: 1_048_588,
             checkpoint_bytes: 64 << 20,
+            max_open_segments: 256,
+            defaults: BTreeMap::new(),
         }
     }
 }
@@ -51,23 +63,34 @@ impl StoreConfig {
     fn check(&self) -> Result<(), OpenError> {
         let wrong = if self.segment_bytes > i32::MAX as u64 {
             "segment_bytes is larger than 2 GiB - 1"
-        } else if self.max_batch_bytes > GROUP_BYTES {
-            "max_batch_bytes is larger than 8 MiB"
+        } else if self.max_batch_bytes > MAX_MESSAGE_BYTES {
+            "max_batch_bytes is larger than 100 MiB"
         } else if self.max_batch_bytes > self.max_pending_bytes {
             "max_batch_bytes is larger than max_pending_bytes"
         } else {
-            return Ok(());
+            return Ok(config::check(&self.defaults)?);
         };
         Err(OpenError::Config(wrong))
     }
 }
 
+/// Says by its name whether a topic's partitions are committed by a committer.
+type Pooled = Box<dyn Fn(&str) -> bool + Send + Sync>;
+
 /// What a store's partitions share.
 pub(crate) struct Home {
     pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) files: Arc<OpenFiles>,
     pub(crate) config: StoreConfig,
     pub(crate) recovery_points: Checkpoint,
     pub(crate) log_starts: Checkpoint,
+    /// Up to where each partition is compacted: below, offsets may be missing.
+    pub(crate) cleaned: Checkpoint,
+    pub(crate) buffers: Buffers,
+    /// Partitions that a committer has to commit.
+    pub(crate) queue: Arc<Queue>,
+    /// Which topics a committer commits.
+    pooled: RwLock<Option<Pooled>>,
     /// Held as long as any partition can write.
     lock: Mutex<Option<Lock>>,
 }
@@ -77,14 +100,27 @@ pub(crate) struct Home {
 /// Dropping it without [`Store::close`] is safe and only makes the next start longer.
 pub struct Store {
     home: Arc<Home>,
-    topics: RwLock<BTreeMap<String, Vec<Arc<PartitionLog>>>>,
+    topics: RwLock<Topics>,
     recovery: Vec<Recovery>,
-    /// Held while topics are made or deleted; whether the store is closed.
-    changing: Mutex<bool>,
+    /// Held while topics are made, changed or deleted.
+    changing: Mutex<Changing>,
+}
+
+#[derive(Default)]
+struct Topics {
+    by_name: BTreeMap<String, Arc<Topic>>,
+    by_id: BTreeMap<TopicId, String>,
+}
+
+struct Changing {
+    /// What the file says.
+    catalog: Catalog,
+    closed: bool,
 }
 
 impl Store {
-    /// Locks the folder, and opens every partition in it after checking what a crash may have harmed.
+    /// Locks the folder, and opens every partition in it after checking what a crash may have harmed. Folders of
+    /// partitions that stand there and are not known yet, such as copies of Apache Kafka's, become topics.
     pub fn open(storage: Arc<dyn Storage>, config: StoreConfig) -> Result<Store, OpenError> {
         config.check()?;
         let io = |path: &'static str| {
@@ -97,36 +133,37 @@ impl Store {
         let home = Arc::new(Home {
             recovery_points: checkpoint(RECOVERY_POINTS)??,
             log_starts: checkpoint(LOG_STARTS)??,
+            cleaned: checkpoint(CLEANED)??,
+            files: Arc::new(OpenFiles::new(storage.clone(), config.max_open_segments)),
             config,
+            buffers: Buffers::default(),
+            queue: Arc::default(),
+            pooled: RwLock::new(None),
             lock: Mutex::new(Some(lock)),
             storage: storage.clone(),
         });
-        let (mut topics, mut recovery) = (BTreeMap::new(), Vec::new());
-        for (topic, partitions) in folders(&*storage).map_err(io(""))? {
-            if is_unfinished(&*storage, &topic, &partitions).map_err(io(""))? {
-                for partition in partitions {
-                    storage.remove(&folder(&topic, partition)).map_err(io(""))?;
-                }
-                continue;
-            }
-            let mut logs = Vec::new();
-            for (i, &partition) in partitions.iter().enumerate() {
-                if partition != i as u32 {
-                    let what = format!("there is a partition {partition}, but no partition {i}");
-                    return Err(
-                        Damage { file: folder(&topic, i as u32), position: 0, offset: 0, what }.into()
-                    );
-                }
-                let (log, report) = PartitionLog::open(home.clone(), &topic, partition)?;
-                logs.push(Arc::new(log));
-                recovery.push(report);
-            }
-            topics.insert(topic, logs);
+        let mut catalog = Catalog::open(&*storage).map_err(io(TOPICS))??;
+        let before = catalog.clone();
+        home.finish_deleting(&mut catalog).map_err(io(""))?;
+        let adopted = home.adopt(&mut catalog)?;
+        let (mut topics, mut recovery) = (Topics::default(), Vec::new());
+        for (name, record) in &catalog.topics {
+            let logs = home.open_topic(name, record, adopted.contains(name), &mut recovery)?;
+            topics.insert(Topic::new(name, record, &home.config, logs));
         }
+        // A folder that was made just before a crash may have a name that is not durable yet.
+        storage.sync_dir("").map_err(io(""))?;
         // All was read and synced: another crash need not lead to reading it again.
-        let points = recovery.iter().map(|r| ((r.topic.clone(), r.partition), Some(r.end)));
-        home.recovery_points.save_all(points).map_err(io(RECOVERY_POINTS))?;
-        Ok(Store { home, topics: RwLock::new(topics), recovery, changing: Mutex::new(false) })
+        let ends = |r: &Recovery| ((r.topic.clone(), r.partition), Some(r.end));
+        let foreign = recovery.iter().filter(|r| adopted.contains(&r.topic) && r.end > 0);
+        home.cleaned.save_all(foreign.map(ends)).map_err(io(CLEANED))?;
+        if catalog != before {
+            catalog.save(&*storage).map_err(io(TOPICS))?;
+        }
+        let used = recovery.iter().filter(|r| r.end > 0);
+        home.recovery_points.save_all(used.map(ends)).map_err(io(RECOVERY_POINTS))?;
+        let changing = Mutex::new(Changing { catalog, closed: false });
+        Ok(Store { home, topics: RwLock::new(topics), recovery, changing })
     }
 
     /// What opening each partition found.
@@ -134,91 +171,182 @@ impl Store {
         &self.recovery
     }
 
-    /// Makes a topic, durably. One that exists with as many partitions is no error.
+    /// Makes a topic with the store's default configuration, durably. One that exists with as many partitions is
+    /// no error.
     pub fn create_topic(&self, name: &str, partitions: u32) -> Result<(), TopicError> {
+        match self.topic(name) {
+            Some(topic) if topic.partitions().len() == partitions as usize => Ok(()),
+            _ => self.create_topic_with(name, partitions, BTreeMap::new()).map(drop),
+        }
+    }
+
+    /// Makes a topic, durably: after a crash it is there with all its partitions and this configuration, or not
+    /// at all. Topics whose names begin with `dibs.` have the log's own time and are kept for ever unless
+    /// `configs` says otherwise.
+    pub fn create_topic_with(
+        &self,
+        name: &str,
+        partitions: u32,
+        configs: BTreeMap<String, String>,
+    ) -> Result<Arc<Topic>, TopicError> {
+        self.check_topic(name, partitions, &configs)?;
+        let mut changing = self.change()?;
+        if let Some(topic) = self.topic(name) {
+            return Err(exists(&topic));
+        }
+        let deleting = changing.catalog.topics.get(name).is_some_and(|record| record.deleting);
+        if deleting {
+            let mut catalog = changing.catalog.clone();
+            self.home.finish_deleting(&mut catalog).map_err(|e| topic_io(name, e))?;
+            catalog.save(&*self.home.storage).map_err(|e| topic_io(name, e))?;
+            changing.catalog = catalog;
+        }
+        let id = TopicId::random().map_err(|e| topic_io(name, e))?;
+        let mut all = preset(name);
+        all.extend(configs);
+        let record = TopicRecord { id, partitions, configs: all, deleting: false };
+        let logs = self.home.open_topic(name, &record, false, &mut Vec::new());
+        let logs = logs.map_err(|e| topic_io(name, e))?;
+        let topic = Topic::new(name, &record, &self.home.config, logs);
+        self.change_catalog(&mut changing, name, Some(record))?;
+        self.topics_mut().insert(topic.clone());
+        Ok(topic)
+    }
+
+    /// What [`Store::create_topic_with`] would say to this name, number and configuration.
+    pub fn check_topic(
+        &self,
+        name: &str,
+        partitions: u32,
+        configs: &BTreeMap<String, String>,
+    ) -> Result<(), TopicError> {
         check_topic_name(name)?;
-        let _changing = self.change()?;
-        match self.count(name) {
-            Some(count) if count == partitions => return Ok(()),
-            Some(count) => return Err(TopicError::Exists { name: name.to_owned(), partitions: count }),
-            None => {}
+        if let Some(topic) = self.topic(name) {
+            return Err(exists(&topic));
         }
         check_partitions(partitions)?;
-        // Partition 0 comes last, and durably after the others: a topic without it is unfinished.
-        let mut logs = Vec::new();
-        for partition in (1..partitions).rev() {
-            logs.push(self.make(name, partition)?);
-        }
-        self.home.storage.sync_dir("").map_err(|e| topic_io(name, e))?;
-        logs.push(self.make(name, 0)?);
-        self.home.storage.sync_dir("").map_err(|e| topic_io(name, e))?;
-        logs.reverse();
-        self.topics_mut().insert(name.to_owned(), logs);
-        Ok(())
+        Ok(config::check(configs)?)
     }
 
     /// Adds partitions to a topic, durably, until it has `partitions`. As many as there are is no error, fewer
     /// are.
     pub fn add_partitions(&self, name: &str, partitions: u32) -> Result<(), TopicError> {
-        let _changing = self.change()?;
-        let count = self.count(name).ok_or_else(|| TopicError::Unknown(name.to_owned()))?;
+        let mut changing = self.change()?;
+        let topic = self.topic(name).ok_or_else(|| TopicError::Unknown(name.to_owned()))?;
         check_partitions(partitions)?;
+        let count = topic.partitions().len() as u32;
         if partitions < count {
-            return Err(TopicError::Exists { name: name.to_owned(), partitions: count });
+            return Err(exists(&topic));
         }
+        let mut logs = topic.partitions().to_vec();
+        let (name_of, id) = (topic.name_of(), topic.id());
         for partition in count..partitions {
-            let log = self.make(name, partition)?;
-            self.home.storage.sync_dir("").map_err(|e| topic_io(name, e))?;
-            self.topics_mut().entry(name.to_owned()).or_default().push(log);
+            let of = PartitionOf { topic: &name_of, id, partition };
+            let opened = PartitionLog::open(self.home.clone(), &of, topic.config().clone(), false);
+            logs.push(opened.map_err(|e| topic_io(name, e))?.0);
         }
+        let record = TopicRecord { partitions, ..changing.record(name) };
+        let topic = Topic::new(name, &record, &self.home.config, logs);
+        self.change_catalog(&mut changing, name, Some(record))?;
+        self.topics_mut().insert(topic);
         Ok(())
     }
 
-    /// Closes a topic's partitions and deletes them. If it fails, or a crash comes between, some may be left:
-    /// delete again.
+    /// Changes a topic's own configurations, durably and in one step, and lets its partitions go by them. An
+    /// invalid result changes nothing.
+    pub fn alter_configs(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut BTreeMap<String, String>),
+    ) -> Result<Arc<Topic>, TopicError> {
+        let mut changing = self.change()?;
+        let topic = self.topic(name).ok_or_else(|| TopicError::Unknown(name.to_owned()))?;
+        let mut record = changing.record(name);
+        change(&mut record.configs);
+        config::check(&record.configs)?;
+        let altered = Topic::new(name, &record, &self.home.config, topic.partitions().to_vec());
+        self.change_catalog(&mut changing, name, Some(record))?;
+        altered.partitions().iter().for_each(|log| log.configure(altered.config()));
+        self.topics_mut().insert(altered.clone());
+        Ok(altered)
+    }
+
+    /// Closes a topic's partitions and deletes them. From the first durable step on the topic is gone, whatever
+    /// fails later or crashes: the next open, or the next topic of that name, deletes what is left.
     pub fn delete_topic(&self, name: &str) -> Result<(), TopicError> {
-        let _changing = self.change()?;
-        let logs = self.topics_mut().remove(name).ok_or_else(|| TopicError::Unknown(name.to_owned()))?;
-        let storage = &*self.home.storage;
-        let delete = || {
-            let taken = storage.list("")?;
-            let mut gone = Vec::new();
-            for log in logs.iter().rev() {
-                // Broken or not, it is of no more use.
-                let _ = log.close();
-                let name = |n| format!("{}.{n}{DELETED}", log.dir());
-                let free = (0_u64..).map(name).find(|name| taken.iter().all(|e| e.name != *name));
-                let to = free.unwrap_or_default();
-                storage.rename(log.dir(), &to)?;
-                gone.push(to);
-            }
-            storage.sync_dir("")?;
-            let keys: Vec<_> = logs.iter().map(|l| ((l.topic().to_owned(), l.partition()), None)).collect();
-            self.home.recovery_points.save_all(keys.clone())?;
-            self.home.log_starts.save_all(keys)?;
-            gone.iter().try_for_each(|dir| storage.remove(dir))
-        };
-        delete().map_err(|e| topic_io(name, e))
+        let mut changing = self.change()?;
+        let topic = self.topic(name).ok_or_else(|| TopicError::Unknown(name.to_owned()))?;
+        let record = TopicRecord { deleting: true, ..changing.record(name) };
+        self.change_catalog(&mut changing, name, Some(record))?;
+        self.topics_mut().remove(name);
+        // Broken or not, they are of no more use.
+        topic.partitions().iter().for_each(|log| log.close().map(drop).unwrap_or_default());
+        let mut catalog = changing.catalog.clone();
+        self.home.finish_deleting(&mut catalog).map_err(|e| topic_io(name, e))?;
+        catalog.save(&*self.home.storage).map_err(|e| topic_io(name, e))?;
+        changing.catalog = catalog;
+        Ok(())
     }
 
     /// All topics by name, with their numbers of partitions.
     pub fn topics(&self) -> Vec<(String, u32)> {
         let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
-        topics.iter().map(|(name, logs)| (name.clone(), logs.len() as u32)).collect()
+        topics.by_name.iter().map(|(name, topic)| (name.clone(), topic.partitions().len() as u32)).collect()
+    }
+
+    /// All topics by name, as they are now.
+    pub fn all_topics(&self) -> Vec<Arc<Topic>> {
+        let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
+        topics.by_name.values().cloned().collect()
+    }
+
+    /// A topic, as it is now.
+    pub fn topic(&self, name: &str) -> Option<Arc<Topic>> {
+        self.topics.read().unwrap_or_else(PoisonError::into_inner).by_name.get(name).cloned()
+    }
+
+    /// The topic with an id, as it is now.
+    pub fn topic_by_id(&self, id: TopicId) -> Option<Arc<Topic>> {
+        let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
+        topics.by_name.get(topics.by_id.get(&id)?).cloned()
+    }
+
+    /// How the store was opened.
+    pub fn config(&self) -> &StoreConfig {
+        &self.home.config
     }
 
     /// One partition.
     pub fn partition(&self, topic: &str, partition: u32) -> Option<Arc<PartitionLog>> {
         let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
-        topics.get(topic)?.get(partition as usize).cloned()
+        topics.by_name.get(topic)?.partitions().get(partition as usize).cloned()
+    }
+
+    /// Starts threads that commit the partitions of all topics, present and future, whose names `pooled` accepts;
+    /// the others are committed by hand, with [`PartitionLog::commit`]. Each append to an idle partition wakes a
+    /// thread; while one commits a partition, what comes gathers for its next commit. `clock` gives ms since the
+    /// Unix epoch. Two threads are right for nearly everybody: a commit mostly waits for the disk.
+    pub fn start_committer(
+        &self,
+        threads: usize,
+        clock: impl Fn() -> i64 + Send + Sync + 'static,
+        pooled: impl Fn(&str) -> bool + Send + Sync + 'static,
+    ) -> io::Result<Committer> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let committer = Committer::spawn(self.home.queue.clone(), threads, clock)?;
+        for topic in self.all_topics().iter().filter(|topic| pooled(topic.name())) {
+            topic.partitions().iter().for_each(|log| log.pool());
+        }
+        *self.home.pooled.write().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(pooled));
+        Ok(committer)
     }
 
     /// Replaces a small file beside the partitions, durably and in one step. Names are 1 to 200 ASCII letters,
-    /// digits, `_`, `-` and `.`, not starting with `.` nor ending in `.tmp` or `checkpoint`.
+    /// digits, `_`, `-` and `.`, not starting with `.` nor ending in `.tmp` or `checkpoint`, and not `topics`.
     pub fn put(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         check_file_name(name)?;
-        let closed = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        if *closed {
+        let changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        if changing.closed {
             return Err(io::Error::other("the log is closed"));
         }
         replace_file(&*self.home.storage, name, bytes)
@@ -251,13 +379,14 @@ impl Store {
     /// quick, and frees the folder. Every partition is closed even if one fails; the first error is returned.
     /// A second call does nothing.
     pub fn close(&self) -> Result<(), CommitError> {
-        let mut closed = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        if std::mem::replace(&mut *closed, true) {
+        let mut changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::replace(&mut changing.closed, true) {
             return Ok(());
         }
         let (mut points, mut result) = (Vec::new(), Ok(()));
-        for log in self.topics_mut().values().flatten() {
+        for log in self.all_topics().iter().flat_map(|topic| topic.partitions()) {
             match log.close() {
+                Ok(0) => {}
                 Ok(end) => points.push(((log.topic().to_owned(), log.partition()), Some(end))),
                 Err(e) => result = result.and(Err(e)),
             }
@@ -267,26 +396,144 @@ impl Store {
         result.and(saved)
     }
 
-    fn make(&self, topic: &str, partition: u32) -> Result<Arc<PartitionLog>, TopicError> {
-        self.home.storage.create_dir(&folder(topic, partition)).map_err(|e| topic_io(topic, e))?;
-        match PartitionLog::open(self.home.clone(), topic, partition) {
-            Ok((log, _)) => Ok(Arc::new(log)),
-            Err(e) => Err(topic_io(topic, e)),
+    fn change(&self) -> Result<MutexGuard<'_, Changing>, TopicError> {
+        let changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        if changing.closed { Err(TopicError::Closed) } else { Ok(changing) }
+    }
+
+    /// Says something else of a topic, durably. After an error the file says the old or the new.
+    fn change_catalog(
+        &self,
+        changing: &mut Changing,
+        name: &str,
+        record: Option<TopicRecord>,
+    ) -> Result<(), TopicError> {
+        let mut catalog = changing.catalog.clone();
+        match record {
+            Some(record) => catalog.topics.insert(name.to_owned(), record),
+            None => catalog.topics.remove(name),
+        };
+        catalog.save(&*self.home.storage).map_err(|e| topic_io(name, e))?;
+        changing.catalog = catalog;
+        Ok(())
+    }
+
+    fn topics_mut(&self) -> std::sync::RwLockWriteGuard<'_, Topics> {
+        self.topics.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Topics {
+    fn insert(&mut self, topic: Arc<Topic>) {
+        self.by_id.insert(topic.id(), topic.name().to_owned());
+        self.by_name.insert(topic.name().to_owned(), topic);
+    }
+
+    fn remove(&mut self, name: &str) {
+        if let Some(topic) = self.by_name.remove(name) {
+            self.by_id.remove(&topic.id());
         }
     }
+}
 
-    fn change(&self) -> Result<MutexGuard<'_, bool>, TopicError> {
-        let closed = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        if *closed { Err(TopicError::Closed) } else { Ok(closed) }
+impl Changing {
+    fn record(&self, name: &str) -> TopicRecord {
+        self.catalog.topics.get(name).cloned().unwrap_or_default()
+    }
+}
+
+impl Home {
+    pub(crate) fn is_pooled(&self, topic: &str) -> bool {
+        let pooled = self.pooled.read().unwrap_or_else(PoisonError::into_inner);
+        pooled.as_ref().is_some_and(|pooled| pooled(topic))
     }
 
-    fn count(&self, topic: &str) -> Option<u32> {
-        let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
-        topics.get(topic).map(|logs| logs.len() as u32)
+    fn open_topic(
+        self: &Arc<Self>,
+        name: &str,
+        record: &TopicRecord,
+        adopted: bool,
+        recovery: &mut Vec<Recovery>,
+    ) -> Result<Vec<Arc<PartitionLog>>, OpenError> {
+        let topic: Arc<str> = name.into();
+        let config = Arc::new(TopicConfig::resolve(&record.configs, &self.config));
+        let mut logs = Vec::with_capacity(record.partitions as usize);
+        for partition in 0..record.partitions {
+            let of = PartitionOf { topic: &topic, id: record.id, partition };
+            let (log, report) = PartitionLog::open(self.clone(), &of, config.clone(), adopted)?;
+            logs.push(log);
+            recovery.push(report);
+        }
+        Ok(logs)
     }
 
-    fn topics_mut(&self) -> std::sync::RwLockWriteGuard<'_, BTreeMap<String, Vec<Arc<PartitionLog>>>> {
-        self.topics.write().unwrap_or_else(PoisonError::into_inner)
+    /// Deletes what is left of topics that are being deleted, and forgets them.
+    fn finish_deleting(&self, catalog: &mut Catalog) -> io::Result<()> {
+        let storage = &*self.storage;
+        let entries = storage.list("")?;
+        let mut gone: Vec<_> = entries.iter().filter(|e| e.is_dir && e.name.ends_with(DELETED)).collect();
+        let mut serial = 0;
+        let mut renamed = Vec::new();
+        let mut keys = Vec::new();
+        for (name, record) in catalog.topics.iter().filter(|(_, record)| record.deleting) {
+            for partition in 0..record.partitions {
+                let dir = folder(name, partition);
+                keys.push(((name.clone(), partition), None));
+                if entries.binary_search_by(|e| e.name.cmp(&dir)).is_err() {
+                    continue;
+                }
+                let free = |to: &String| entries.iter().all(|e| e.name != *to);
+                let to = std::iter::repeat_with(|| {
+                    serial += 1;
+                    format!("{dir}.{serial}{DELETED}")
+                });
+                let to = to.into_iter().find(free).unwrap_or_default();
+                storage.rename(&dir, &to)?;
+                renamed.push(to);
+            }
+        }
+        if !keys.is_empty() {
+            storage.sync_dir("")?;
+            self.recovery_points.save_all(keys.clone())?;
+            self.log_starts.save_all(keys.clone())?;
+            self.cleaned.save_all(keys)?;
+        }
+        catalog.topics.retain(|_, record| !record.deleting);
+        let all = gone.drain(..).map(|e| &e.name).chain(&renamed);
+        all.into_iter().try_for_each(|dir| storage.remove(dir))
+    }
+
+    /// Makes topics of partitions' folders that the catalog does not know. Returns those of them that this
+    /// program has not written.
+    fn adopt(&self, catalog: &mut Catalog) -> Result<BTreeSet<String>, OpenError> {
+        let io = |source| OpenError::Io { folder: self.storage.describe(), path: String::new(), source };
+        let storage = &*self.storage;
+        let mut foreign = BTreeSet::new();
+        for (topic, partitions) in folders(storage).map_err(io)? {
+            if catalog.topics.contains_key(&topic) {
+                continue;
+            }
+            if is_unfinished(storage, &topic, &partitions).map_err(io)? {
+                for partition in partitions {
+                    storage.remove(&folder(&topic, partition)).map_err(io)?;
+                }
+                continue;
+            }
+            if let Some(missing) = (0..partitions.len() as u32).find(|i| partitions[*i as usize] != *i) {
+                let what = format!("there is a partition {}, but no partition {missing}", partitions.len());
+                return Err(Damage { file: folder(&topic, missing), position: 0, offset: 0, what }.into());
+            }
+            let id = match topic_of(storage, &folder(&topic, 0)).map_err(io)? {
+                Some(id) => id,
+                None => TopicId::random().map_err(io)?,
+            };
+            if (0..partitions.len() as u32).all(|i| self.recovery_points.get(&topic, i).is_none()) {
+                foreign.insert(topic.clone());
+            }
+            let (partitions, configs) = (partitions.len() as u32, preset(&topic));
+            catalog.topics.insert(topic, TopicRecord { id, partitions, configs, deleting: false });
+        }
+        Ok(foreign)
     }
 }
 
@@ -296,14 +543,15 @@ impl fmt::Debug for Store {
     }
 }
 
-/// The partitions' folders by topic, each topic's sorted by number. Removes those whose deletion a crash cut
-/// short.
+fn exists(topic: &Topic) -> TopicError {
+    TopicError::Exists { name: topic.name().to_owned(), partitions: topic.partitions().len() as u32 }
+}
+
+/// The partitions' folders by topic, each topic's sorted by number.
 fn folders(storage: &dyn Storage) -> io::Result<BTreeMap<String, Vec<u32>>> {
     let mut topics: BTreeMap<String, Vec<u32>> = BTreeMap::new();
     for entry in storage.list("")?.into_iter().filter(|e| e.is_dir) {
-        if entry.name.ends_with(DELETED) {
-            storage.remove(&entry.name)?;
-        } else if let Some((topic, partition)) = entry.name.rsplit_once('-')
+        if let Some((topic, partition)) = entry.name.rsplit_once('-')
             && let Ok(partition) = partition.parse()
             && folder(topic, partition) == entry.name
             && check_topic_name(topic).is_ok()
@@ -350,7 +598,8 @@ fn check_partitions(partitions: u32) -> Result<(), TopicError> {
 
 fn check_file_name(name: &str) -> io::Result<()> {
     let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-    let reserved = name.starts_with('.') || name.ends_with(".tmp") || name.ends_with("checkpoint");
+    let reserved =
+        name == TOPICS || name.starts_with('.') || name.ends_with(".tmp") || name.ends_with("checkpoint");
     if name.is_empty() || name.len() > 200 || reserved || !name.bytes().all(good) {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,

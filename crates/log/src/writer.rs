@@ -6,22 +6,35 @@ use dibs_model::Offset;
 
 use crate::{
     CommitError, GROUP_BYTES, PartitionLog,
+    batch::{Batch, BatchHeader},
+    config::TopicConfig,
     pending::{Group, Planned},
-    segment::{Indexer, Segment},
+    producers::Producers,
+    scan::Indexer,
+    segment::Segment,
+    snapshot,
+    txn_index::Aborted,
 };
+
+/// How many snapshots are kept: the newest, and one more should it be damaged.
+const SNAPSHOTS: usize = 2;
 
 /// Owned by whoever commits.
 pub(crate) struct Writer {
     /// The last segment. Its size is where the next group goes.
     active: Arc<Segment>,
+    /// Whether its files are there. Those of a partition without records are not.
+    made: bool,
     indexer: Indexer,
     /// The high watermark.
     next: Offset,
-    /// Time of the last group, in ms; the next is never earlier.
+    /// The log's own time of the last group, in ms; the next is never earlier.
     last_time: i64,
     state: State,
-    /// The second of the two buffers, empty.
-    spare: Group,
+    /// The producers up to the high watermark.
+    producers: Producers,
+    /// Offsets of the snapshots on disk, in order.
+    snapshots: Vec<Offset>,
     /// A new segment was begun, perhaps only in part. The old one takes nothing any more, or the file left
     /// behind would contradict it.
     must_roll: bool,
@@ -38,15 +51,29 @@ enum State {
     Closed,
 }
 
+/// What a writer begins with.
+pub(crate) struct Start {
+    pub(crate) active: Arc<Segment>,
+    pub(crate) made: bool,
+    pub(crate) indexer: Indexer,
+    pub(crate) next: Offset,
+    pub(crate) last_time: i64,
+    pub(crate) producers: Producers,
+    pub(crate) snapshots: Vec<Offset>,
+}
+
 impl Writer {
-    pub(crate) fn new(active: Arc<Segment>, indexer: Indexer, next: Offset, last_time: i64) -> Self {
+    pub(crate) fn new(start: Start) -> Self {
+        let Start { active, made, indexer, next, last_time, producers, snapshots } = start;
         Writer {
             active,
+            made,
             indexer,
             next,
             last_time,
             state: State::Ready,
-            spare: Group::default(),
+            producers,
+            snapshots,
             must_roll: false,
             unsynced: Vec::new(),
             since_checkpoint: 0,
@@ -62,13 +89,14 @@ impl Writer {
         }
     }
 
-    pub(crate) fn take_spare(&mut self) -> Group {
-        std::mem::take(&mut self.spare)
+    /// The producers up to the high watermark.
+    pub(crate) fn producers(&self) -> &Producers {
+        &self.producers
     }
 
-    pub(crate) fn give_spare(&mut self, mut group: Group) {
-        group.clear();
-        self.spare = group;
+    /// Forgets producers that were not heard of since `before` (ms).
+    pub(crate) fn expire_producers(&mut self, before: i64) -> bool {
+        self.producers.expire(before)
     }
 
     /// Writes a sealed group, in as many writes as [`GROUP_BYTES`] and the segments' size demand, each synced
@@ -92,15 +120,19 @@ impl Writer {
     }
 
     fn write_all(&mut self, log: &PartitionLog, group: &Group) -> Result<(), CommitError> {
-        let segment_bytes = log.home().config.segment_bytes;
+        let config = log.config();
+        self.indexer.interval = config.index_interval_bytes;
+        if !self.made {
+            self.make(log)?;
+        }
         let mut rest = &group.batches[..];
         while let Some(first) = rest.first() {
             let size = self.active.size();
             let fits = |batch: &Planned| {
                 let end = size + (batch.end - first.start) as u64;
-                end <= segment_bytes && batch.last_offset() - self.active.base <= i32::MAX as u64
+                end <= config.segment_bytes && batch.last - self.active.base <= i32::MAX as u64
             };
-            if self.must_roll || (size > 0 && !fits(first)) {
+            if self.must_roll || (size > 0 && (!fits(first) || self.is_old(&config, first))) {
                 self.roll(log)?;
                 continue;
             }
@@ -114,41 +146,105 @@ impl Writer {
         Ok(())
     }
 
+    /// Whether a batch is so much later than the segment's first that it belongs into the next one.
+    fn is_old(&self, config: &TopicConfig, batch: &Planned) -> bool {
+        let first = self.active.first_timestamp().ok().flatten();
+        first.is_some_and(|first| batch.max_timestamp.saturating_sub(first) > config.segment_ms)
+    }
+
     fn write_run(&mut self, log: &PartitionLog, group: &Group, run: &[Planned]) -> Result<(), CommitError> {
         let (first, last) = (run[0], run[run.len() - 1]);
         let position = self.active.size();
         let bytes = &group.bytes[first.start..last.end];
-        self.active.log.write_at(bytes, position).map_err(CommitError::of_write)?;
-        self.active.log.sync_data().map_err(CommitError::of_sync)?;
-        self.next = last.last_offset() + 1;
-        self.active.publish(position + bytes.len() as u64, self.last_time);
-        log.advance(self.next);
+        let file = self.active.log().map_err(CommitError::of_write)?;
+        file.write_at(bytes, position).map_err(CommitError::of_write)?;
+        file.sync_data().map_err(CommitError::of_sync)?;
+        let aborted = self.take_producers(group, run);
+        // Before anybody can read the marker.
+        self.active.add_aborted(&aborted).map_err(CommitError::of_sync)?;
+        self.next = last.last + 1;
+        let max_timestamp = run.iter().map(|batch| batch.max_timestamp).max().unwrap_or(i64::MIN);
+        self.active.publish(position + bytes.len() as u64, max_timestamp, Some(first.max_timestamp));
+        log.advance(self.next, self.producers.first_open(), self.last_time);
         // Readers are on their way; what is left only makes later reads and the next start quicker.
         for batch in run {
             let at = position + (batch.start - first.start) as u64;
-            self.indexer.add(at, (batch.end - batch.start) as u64, batch.last_offset(), self.last_time);
+            self.indexer.add(at, (batch.end - batch.start) as u64, batch.last, batch.max_timestamp);
         }
         let _ = self.indexer.flush(&self.active);
         self.since_checkpoint += bytes.len() as u64;
         Ok(())
     }
 
+    /// Lets the producers' state follow what is written. Returns the transactions that were aborted.
+    fn take_producers(&mut self, group: &Group, run: &[Planned]) -> Vec<Aborted> {
+        let batches = run.iter().filter(|batch| batch.from_producer);
+        batches
+            .filter_map(|planned| {
+                let bytes = &group.bytes[planned.start..planned.end];
+                let header = BatchHeader::parse(bytes).ok()?;
+                self.producers.replay(&Batch { header, bytes })
+            })
+            .collect()
+    }
+
+    /// Makes the partition's folder and its first segment's files, durably.
+    fn make(&mut self, log: &PartitionLog) -> Result<(), CommitError> {
+        let storage = &*log.home().storage;
+        let make = || {
+            log.make_folder()?;
+            self.active.create()
+        };
+        make().map_err(CommitError::of_write)?;
+        storage.sync_dir(log.dir()).map_err(CommitError::of_sync)?;
+        storage.sync_dir("").map_err(CommitError::of_sync)?;
+        self.made = true;
+        Ok(())
+    }
+
     /// Ends the active segment and begins the next one, durably.
-    fn roll(&mut self, log: &PartitionLog) -> Result<(), CommitError> {
+    pub(crate) fn roll(&mut self, log: &PartitionLog) -> Result<(), CommitError> {
         self.must_roll = true;
         let _ = self.indexer.finish(&self.active);
-        let storage = &*log.home().storage;
-        let segment = Segment::open(storage, log.dir(), self.next).map_err(CommitError::of_write)?;
-        segment.clear().map_err(CommitError::of_write)?;
-        storage.sync_dir(log.dir()).map_err(CommitError::of_sync)?;
+        let home = log.home();
+        self.take_snapshot(log).map_err(CommitError::of_write)?;
+        let segment = Segment::new(&home.files, log.dir(), self.next);
+        segment.create().map_err(CommitError::of_write)?;
+        home.storage.sync_dir(log.dir()).map_err(CommitError::of_sync)?;
         let segment = Arc::new(segment);
         self.unsynced.push(std::mem::replace(&mut self.active, segment.clone()));
-        self.indexer = Indexer::new(log.home().config.index_interval_bytes, None);
+        self.indexer = Indexer::new(log.config().index_interval_bytes, None);
         log.add_segment(segment);
         self.must_roll = false;
         // The old segment will not change: nobody need read it at the next start.
         self.since_checkpoint = u64::MAX / 2;
         Ok(())
+    }
+
+    /// Writes the producers' state if there is any, and removes what is older than needed. The name is durable
+    /// with the next sync of the folder.
+    fn take_snapshot(&mut self, log: &PartitionLog) -> io::Result<()> {
+        let none = self.producers.is_empty() && self.snapshots.is_empty();
+        if none || !self.made || self.snapshots.last() == Some(&self.next) {
+            return Ok(());
+        }
+        let storage = &*log.home().storage;
+        snapshot::write(storage, log.dir(), self.next, &self.producers)?;
+        self.snapshots.push(self.next);
+        while self.snapshots.len() > SNAPSHOTS {
+            match storage.remove(&snapshot::path(log.dir(), self.snapshots[0])) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => self.snapshots.remove(0),
+            };
+        }
+        Ok(())
+    }
+
+    /// Like [`Writer::take_snapshot`], and makes its name durable.
+    pub(crate) fn save_producers(&mut self, log: &PartitionLog) -> io::Result<()> {
+        let before = self.snapshots.last().copied();
+        self.take_snapshot(log)?;
+        if self.snapshots.last().copied() == before { Ok(()) } else { log.home().storage.sync_dir(log.dir()) }
     }
 
     /// Moves the recovery point to the high watermark if a segment was rolled or much was written. A failure
@@ -157,9 +253,13 @@ impl Writer {
         if self.since_checkpoint < log.home().config.checkpoint_bytes {
             return;
         }
-        let synced = self.unsynced.iter().chain([&self.active]).try_for_each(|s| s.sync_indexes());
-        let points = &log.home().recovery_points;
-        if synced.and_then(|()| points.save(log.topic(), log.partition(), self.next)).is_ok() {
+        // No index may lack an entry that the recovery point says is there.
+        let done = self.indexer.flush(&self.active).and_then(|_| {
+            self.save_producers(log)?;
+            self.unsynced.iter().chain([&self.active]).try_for_each(|s| s.sync_indexes())?;
+            log.home().recovery_points.save(log.topic(), log.partition(), self.next)
+        });
+        if done.is_ok() {
             self.unsynced.clear();
             self.since_checkpoint = 0;
         }
@@ -172,30 +272,38 @@ impl Writer {
             Err(CommitError::Unavailable) => {}
             Err(e) => return Err(e),
         }
-        self.active.log.set_len(self.active.size()).map_err(CommitError::of_write)?;
-        if let Err(e) = self.active.log.sync_data() {
-            let e = Arc::new(e);
-            self.state = State::Broken(e.clone());
-            return Err(CommitError::Broken(e));
+        if self.made {
+            let file = self.active.log().map_err(CommitError::of_write)?;
+            file.set_len(self.active.size()).map_err(CommitError::of_write)?;
+            if let Err(e) = file.sync_data() {
+                let e = Arc::new(e);
+                self.state = State::Broken(e.clone());
+                return Err(CommitError::Broken(e));
+            }
         }
         self.state = State::Ready;
         Ok(())
     }
 
     /// Leaves the files as a clean shutdown does: nothing behind the last batch, indexes complete and durable.
-    pub(crate) fn close(&mut self) -> Result<(), CommitError> {
+    pub(crate) fn close(&mut self, log: &PartitionLog) -> Result<(), CommitError> {
         match std::mem::replace(&mut self.state, State::Closed) {
             State::Ready | State::Failed => {}
             State::Broken(e) => return Err(CommitError::Broken(e)),
             State::Closed => return Err(CommitError::Closed),
         }
-        self.finish().map_err(CommitError::of_write)
+        self.finish(log).map_err(CommitError::of_write)
     }
 
-    fn finish(&mut self) -> io::Result<()> {
+    fn finish(&mut self, log: &PartitionLog) -> io::Result<()> {
+        if !self.made {
+            return Ok(());
+        }
         self.indexer.finish(&self.active)?;
-        self.active.log.set_len(self.active.size())?;
-        self.active.log.sync_data()?;
+        let file = self.active.log()?;
+        file.set_len(self.active.size())?;
+        file.sync_data()?;
+        self.save_producers(log)?;
         self.unsynced.iter().chain([&self.active]).try_for_each(|s| s.sync_indexes())
     }
 }

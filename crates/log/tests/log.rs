@@ -18,7 +18,10 @@ const LOG: &str = "t-0/00000000000000000000.log";
 
 fn open(storage: &MemoryStorage, config: StoreConfig) -> (Store, Arc<PartitionLog>) {
     let store = Store::open(Arc::new(storage.clone()), config).unwrap();
-    store.create_topic("t", 1).unwrap();
+    if store.topic("t").is_none() {
+        let configs = [("message.timestamp.type".to_owned(), "LogAppendTime".to_owned())];
+        store.create_topic_with("t", 1, configs.into()).unwrap();
+    }
     let log = store.partition("t", 0).unwrap();
     (store, log)
 }
@@ -125,8 +128,9 @@ fn a_large_group_is_synced_in_parts() {
     while twin.pending_bytes() < 3 * GROUP_BYTES / 2 {
         twin.append(None, Some(&[7; 100_000])).unwrap();
     }
-    // The second sync fails: what the first one made durable counts, though the commit failed.
-    storage.fail(Call::Sync, 2, 1, 5);
+    // The third sync fails, after that of the metadata and of the first part: this part counts, though the
+    // commit failed.
+    storage.fail(Call::Sync, 3, 1, 5);
     assert!(matches!(twin.commit(1), Err(CommitError::Broken(_))));
     let durable = twin.high_watermark();
     assert!(durable > 0 && durable < log.log_end_offset());

@@ -67,6 +67,8 @@ fn config() -> StoreConfig {
         max_batch_bytes: 600,
         max_pending_bytes: 4_000,
         checkpoint_bytes: 1_500,
+        max_open_segments: 2,
+        defaults: [("message.timestamp.type".to_owned(), "LogAppendTime".to_owned())].into(),
     }
 }
 
@@ -150,10 +152,13 @@ impl World {
                 self.crash();
                 self.store = None;
                 self.log = World::dummy();
-                let all = dibs_log::Storage::list(&self.storage, "t-0").unwrap();
+                // The folder is made with the first record.
+                let all = dibs_log::Storage::list(&self.storage, "t-0").unwrap_or_default();
                 let indexes: Vec<_> = all.iter().filter(|e| e.name.contains("index")).collect();
-                let name = &indexes[which % indexes.len()].name;
-                dibs_log::Storage::remove(&self.storage, &format!("t-0/{name}")).unwrap();
+                if !indexes.is_empty() {
+                    let name = &indexes[which % indexes.len()].name;
+                    dibs_log::Storage::remove(&self.storage, &format!("t-0/{name}")).unwrap();
+                }
                 self.reopen(false);
             }
         }

@@ -4,14 +4,16 @@ use std::io;
 
 use dibs_log::{Entry, File, Lock, MemoryStorage, Storage};
 
-/// A [`MemoryStorage`] whose files never become durable on request.
+/// A [`MemoryStorage`] whose log files never become durable on request. The others do, or a start would trip
+/// over them before it comes to what was lost.
 pub struct Unsynced(pub MemoryStorage);
 
 struct UnsyncedFile(Box<dyn File>);
 
 impl Storage for Unsynced {
     fn open(&self, path: &str, create: bool) -> io::Result<Box<dyn File>> {
-        Ok(Box::new(UnsyncedFile(self.0.open(path, create)?)))
+        let file = self.0.open(path, create)?;
+        Ok(if path.ends_with(".log") { Box::new(UnsyncedFile(file)) } else { file })
     }
 
     fn list(&self, dir: &str) -> io::Result<Vec<Entry>> {

@@ -226,7 +226,7 @@ async fn change_topic(
     if validate_only {
         return Ok(());
     }
-    let (topics, name) = (cx.shared.topics.clone(), topic.name.clone());
+    let (topics, name) = (cx.shared.topics.clone(), topic.name().to_owned());
     blocking(move || topics.configure(&name, own)).await.map_err(|e| (e, e.to_string()))
 }
 
@@ -305,7 +305,7 @@ pub(crate) async fn list(cx: Context, request: ListConfigResourcesRequest) -> Li
     };
     let mut resources = Vec::new();
     if wanted.contains(&TOPIC) {
-        resources.extend(cx.shared.topics.all().iter().map(|t| resource(TOPIC, t.name.clone())));
+        resources.extend(cx.shared.topics.all().iter().map(|t| resource(TOPIC, t.name().to_owned())));
     }
     for kind in [BROKER, BROKER_LOGGER] {
         if wanted.contains(&kind) {

@@ -37,7 +37,7 @@ async fn grow(
     if count < have as i32 {
         let why = format!(
             "The topic {} currently has {have} partition(s); {count} would not be an increase.",
-            topic.name
+            topic.name()
         );
         return refuse(ResponseError::InvalidPartitions, why);
     }
@@ -66,7 +66,7 @@ async fn grow(
     if validate_only {
         return Ok(());
     }
-    let (topics, name) = (cx.shared.topics.clone(), topic.name.clone());
+    let (topics, name) = (cx.shared.topics.clone(), topic.name().to_owned());
     let done = blocking(move || topics.add_partitions(&name, count as u32)).await;
     done.map_err(|e| (e, e.to_string()))
 }

@@ -63,7 +63,7 @@ async fn create(
     let name = topic.name.to_string();
     let made = make(&cx.shared, &name, partitions, own).await;
     let made = made.map_err(|e| (e, format!("Topic '{name}' could not be created.")))?;
-    Ok(result.with_topic_id(made.id))
+    Ok(result.with_topic_id(made.id()))
 }
 
 /// Makes a topic off the async threads.
@@ -72,7 +72,7 @@ pub(crate) async fn make(
     name: &str,
     partitions: u32,
     own: TopicConfig,
-) -> Result<Arc<Topic>, ResponseError> {
+) -> Result<Topic, ResponseError> {
     let (shared, name) = (shared.clone(), name.to_owned());
     blocking(move || shared.topics.create(&name, partitions, own)).await
 }

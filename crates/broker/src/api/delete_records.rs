@@ -1,7 +1,5 @@
 //! DeleteRecords: moves the start of partitions forward.
 
-use std::sync::Arc;
-
 use kafka_protocol::{
     ResponseError,
     messages::{DeleteRecordsRequest, DeleteRecordsResponse, delete_records_response::*},
@@ -36,13 +34,13 @@ pub(crate) async fn answer(cx: Context, request: DeleteRecordsRequest) -> Delete
 }
 
 /// Deletes what is before an offset, −1 meaning all, and returns the new start.
-async fn delete(partition: Arc<Partition>, before: i64) -> Result<i64, ResponseError> {
+async fn delete(partition: Partition, before: i64) -> Result<i64, ResponseError> {
     let offset = match before {
         -1 => partition.high_watermark(),
         before => u64::try_from(before).map_err(|_| ResponseError::OffsetOutOfRange)?,
     };
     blocking(move || {
-        partition.log.delete_before(offset).map_err(|e| fetch::error_of(&e))?;
+        partition.delete_before(offset).map_err(|e| fetch::error_of(&e))?;
         Ok(partition.start() as i64)
     })
     .await

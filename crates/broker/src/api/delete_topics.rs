@@ -41,8 +41,8 @@ async fn delete(cx: &Context, wanted: &DeleteTopicState) -> Result<(String, Uuid
     if topic.is_internal() {
         return Err(ResponseError::InvalidTopicException);
     }
-    let (topics, name) = (topics.clone(), topic.name.clone());
+    let (topics, name) = (topics.clone(), topic.name().to_owned());
     blocking(move || topics.delete(&name)).await?;
-    cx.shared.groups.forget_topic(&topic.name);
-    Ok((topic.name.clone(), topic.id))
+    cx.shared.groups.forget_topic(topic.name());
+    Ok((topic.name().to_owned(), topic.id()))
 }

@@ -1,9 +1,9 @@
 //! Fetch: whole batches, as they stand in the log; waits for more without polling.
 
-use std::{future::Future, pin::Pin, sync::Arc, task::Poll, time::Duration};
+use std::{future::Future, pin::Pin, task::Poll, time::Duration};
 
 use bytes::Bytes;
-use dibs_log::{ReadError, batch::BatchHeader};
+use dibs_log::{Aborted, ReadError, batch::BatchHeader};
 use kafka_protocol::{
     ResponseError,
     messages::{FetchRequest, FetchResponse, fetch_request::*, fetch_response::*},
@@ -20,7 +20,7 @@ struct Look {
     /// An error, which is answered at once.
     failed: bool,
     /// Partitions that had no more, and the offset behind which more will come.
-    at_end: Vec<(Arc<Partition>, u64)>,
+    at_end: Vec<(Partition, u64)>,
 }
 
 pub(crate) async fn answer(cx: Context, request: FetchRequest) -> FetchResponse {
@@ -41,7 +41,7 @@ pub(crate) async fn answer(cx: Context, request: FetchRequest) -> FetchResponse 
 }
 
 /// Waits until one of the partitions has more; false if the time is over first.
-async fn more(at_end: Vec<(Arc<Partition>, u64)>, deadline: Instant) -> bool {
+async fn more(at_end: Vec<(Partition, u64)>, deadline: Instant) -> bool {
     let mut grown: Vec<Pin<Box<dyn Future<Output = ()> + Send>>> = Vec::with_capacity(at_end.len());
     for (partition, end) in at_end {
         grown.push(Box::pin(partition.grown(end)));
@@ -111,7 +111,7 @@ fn read(
         look.at_end.push((partition.clone(), from));
     } else if room > 0 {
         let max = room.min(wanted.partition_max_bytes.max(0) as usize);
-        partition.read(from, max, &mut bytes).map_err(|e| error_of(&e))?;
+        partition.read(from, end, max, &mut bytes).map_err(|e| error_of(&e))?;
         // The first batch is given whatever its size, but only the first of the whole answer.
         if bytes.len() > room && look.bytes > 0 {
             bytes.clear();
@@ -124,12 +124,33 @@ fn read(
             look.at_end.push((partition.clone(), partition.high_watermark().max(from)));
         }
     }
+    let aborted = if committed { Some(aborted(&partition, from, &bytes)?) } else { None };
     Ok(PartitionData::default()
         .with_high_watermark(partition.high_watermark() as i64)
         .with_last_stable_offset(partition.last_stable() as i64)
         .with_log_start_offset(partition.start() as i64)
-        .with_aborted_transactions(committed.then(Vec::new))
+        .with_aborted_transactions(aborted)
         .with_records(Some(Bytes::from(bytes))))
+}
+
+/// The aborted transactions that a reader of these batches has to know of.
+fn aborted(
+    partition: &Partition,
+    from: u64,
+    mut bytes: &[u8],
+) -> Result<Vec<AbortedTransaction>, ResponseError> {
+    let mut until = from;
+    while let Ok(header) = BatchHeader::parse(bytes) {
+        until = header.next_offset();
+        bytes = bytes.get(header.size()..).unwrap_or_default();
+    }
+    let aborted = partition.aborted(from, until).map_err(|e| error_of(&e))?;
+    let response = |a: &Aborted| {
+        AbortedTransaction::default()
+            .with_producer_id(a.producer_id.into())
+            .with_first_offset(a.first_offset as i64)
+    };
+    Ok(aborted.iter().map(response).collect())
 }
 
 /// There is one leader, and its epoch is 0.

@@ -1,6 +1,5 @@
 //! ListOffsets and OffsetForLeaderEpoch: offsets by time, by name, and by epoch.
 
-use dibs_log::batch::Batches;
 use kafka_protocol::{
     ResponseError,
     messages::{
@@ -61,34 +60,15 @@ fn find(
         LATEST => Ok(Some((partition.high_watermark(), -1))),
         EARLIEST => Ok(Some((partition.start(), -1))),
         EARLIEST_LOCAL if cx.version >= 8 => Ok(Some((partition.start(), -1))),
-        MAX_TIMESTAMP if cx.version >= 7 => {
-            let max = partition.log.segments().iter().map(|s| s.max_timestamp).max();
-            max.filter(|max| *max >= 0).map_or(Ok(None), |max| by_time(partition, max))
-        }
+        MAX_TIMESTAMP if cx.version >= 7 => partition.newest().map_err(|e| fetch::error_of(&e)),
         LATEST_TIERED if cx.version >= 9 => Ok(None),
         timestamp if timestamp >= 0 => {
             let end = if committed { partition.last_stable() } else { partition.high_watermark() };
-            Ok(by_time(partition, timestamp)?.filter(|(offset, _)| *offset < end))
+            let found = partition.by_time(timestamp).map_err(|e| fetch::error_of(&e))?;
+            Ok(found.filter(|(offset, _)| *offset < end))
         }
         _ => Err(ResponseError::UnsupportedVersion),
     }
-}
-
-/// The first record that is not older than a time, to the record where its batch can be read here, else to the
-/// batch.
-fn by_time(partition: &Partition, timestamp: i64) -> Result<Found, ResponseError> {
-    let found = partition.log.offset_for_timestamp(timestamp).map_err(|e| fetch::error_of(&e))?;
-    let Some((offset, time)) = found else { return Ok(None) };
-    let mut bytes = Vec::new();
-    partition.read(offset, 0, &mut bytes).map_err(|e| fetch::error_of(&e))?;
-    if let Some(Ok(batch)) = Batches::new(&bytes).next()
-        && let Ok(mut records) = batch.records()
-        && let Some(Ok(record)) =
-            records.find(|r| r.as_ref().is_ok_and(|r| r.timestamp >= timestamp && r.offset >= offset))
-    {
-        return Ok(Some((record.offset, record.timestamp)));
-    }
-    Ok(Some((offset, time)))
 }
 
 pub(crate) async fn answer_epochs(

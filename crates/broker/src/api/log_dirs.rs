@@ -14,7 +14,7 @@ pub(crate) async fn answer(cx: Context, request: DescribeLogDirsRequest) -> Desc
     let mut topics = Vec::new();
     for topic in cx.shared.topics.all() {
         let all = topic.partitions();
-        let all = all.iter().enumerate().filter(|(i, _)| wanted(&topic.name, *i as i32));
+        let all = all.iter().enumerate().filter(|(i, _)| wanted(topic.name(), *i as i32));
         let partitions: Vec<_> = all
             .map(|(i, partition)| {
                 DescribeLogDirsPartition::default()
@@ -25,7 +25,7 @@ pub(crate) async fn answer(cx: Context, request: DescribeLogDirsRequest) -> Desc
         if !partitions.is_empty() {
             topics.push(
                 DescribeLogDirsTopic::default()
-                    .with_name(topic_name(&topic.name))
+                    .with_name(topic_name(topic.name()))
                     .with_partitions(partitions),
             );
         }

@@ -58,7 +58,7 @@ async fn find(cx: &Context, wanted: MetadataRequestTopic, create: bool) -> Metad
     }
 }
 
-async fn find_or_create(shared: &Arc<Shared>, name: &str, create: bool) -> Result<Arc<Topic>, ResponseError> {
+async fn find_or_create(shared: &Arc<Shared>, name: &str, create: bool) -> Result<Topic, ResponseError> {
     if let Some(topic) = shared.topics.get(name) {
         return Ok(topic);
     }
@@ -92,8 +92,8 @@ fn describe(shared: &Shared, topic: &Topic) -> MetadataResponseTopic {
             .with_isr_nodes(vec![node])
     });
     MetadataResponseTopic::default()
-        .with_name(Some(topic_name(&topic.name)))
-        .with_topic_id(topic.id)
+        .with_name(Some(topic_name(topic.name())))
+        .with_topic_id(topic.id())
         .with_is_internal(topic.is_internal())
         .with_partitions(partitions.collect())
 }

@@ -1,11 +1,9 @@
 //! Produce: batches are appended at once, in order, and answered when they are durable.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use dibs_log::{
-    AppendError,
-    batch::{Batch, BatchError},
+    AppendError, Appended, Lost, ProducerError,
+    batch::{BatchError, BatchHeader},
 };
 use kafka_protocol::{
     ResponseError,
@@ -16,7 +14,7 @@ use uuid::Uuid;
 use super::{Answering, Call, Context, text, unencodable};
 use crate::{
     connection::Hangup,
-    topics::{Appended, Partition, Topic},
+    topics::{Partition, Topic},
     wire::{Versions, respond},
 };
 
@@ -34,8 +32,8 @@ struct Item {
 
 enum State {
     /// Too much is waiting there; to be tried again.
-    Full(Arc<Partition>, Bytes),
-    Appended(Arc<Partition>, Appended),
+    Full(Partition, Bytes),
+    Appended(Partition, Appended),
     Refused(ResponseError, String),
 }
 
@@ -107,19 +105,19 @@ fn append(cx: &Context, topic: &Topic, data: PartitionProduceData) -> State {
     if batch.is_empty() {
         return refused(ResponseError::InvalidRecord, "Produce request has no record batches");
     }
-    if batch.len() > topic.max_message_bytes() {
+    if batch.len() > partition.max_message_bytes() {
         return refused(ResponseError::MessageTooLarge, "");
     }
-    if let Err((error, why)) = check(cx, topic, &batch) {
+    if let Err((error, why)) = check(cx, &batch) {
         return State::Refused(error, why);
     }
     try_append(partition, batch)
 }
 
 /// What the log does not look at: whether a client may send such a batch to such a topic.
-fn check(cx: &Context, topic: &Topic, bytes: &[u8]) -> Result<(), (ResponseError, String)> {
+fn check(cx: &Context, bytes: &[u8]) -> Result<(), (ResponseError, String)> {
     let invalid = |why: &str| Err((ResponseError::InvalidRecord, why.to_owned()));
-    let Ok(header) = dibs_log::batch::BatchHeader::parse(bytes) else { return Ok(()) };
+    let Ok(header) = BatchHeader::parse(bytes) else { return Ok(()) };
     if header.is_control() {
         return invalid("Clients are not allowed to write control records");
     }
@@ -133,17 +131,14 @@ fn check(cx: &Context, topic: &Topic, bytes: &[u8]) -> Result<(), (ResponseError
     if header.size() != bytes.len() {
         return invalid("Produce requests are allowed to contain exactly one record batch per partition");
     }
-    if topic.is_compacted() && header.compression() == 0 {
-        let batch = Batch { header, bytes };
-        let keyless = |r: Result<dibs_log::batch::Record<'_>, _>| r.is_ok_and(|r| r.key.is_none());
-        if batch.records().is_ok_and(|mut records| records.any(keyless)) {
-            return invalid("Compacted topic cannot accept message without key");
-        }
+    if header.is_transactional() {
+        let why = "There are no transactions here yet";
+        return Err((ResponseError::InvalidTxnState, why.to_owned()));
     }
     Ok(())
 }
 
-fn try_append(partition: Arc<Partition>, batch: Bytes) -> State {
+fn try_append(partition: Partition, batch: Bytes) -> State {
     match partition.append(&batch) {
         Ok(appended) => State::Appended(partition, appended),
         Err(AppendError::Full) => State::Full(partition, batch),
@@ -155,7 +150,9 @@ async fn retry_full(topics: &mut [Batches]) {
     for item in topics.iter_mut().flat_map(|t| &mut t.items) {
         while let State::Full(partition, batch) = &item.state {
             let (partition, batch) = (partition.clone(), batch.clone());
-            partition.room().await;
+            if let Some(waiting) = partition.newest_pending() {
+                partition.room(waiting).await;
+            }
             item.state = try_append(partition, batch);
         }
     }
@@ -185,11 +182,13 @@ async fn finish_one(item: Item) -> PartitionProduceResponse {
         response.clone().with_error_code(error.code()).with_base_offset(-1).with_error_message(why)
     };
     match item.state {
-        State::Appended(partition, appended) => match partition.clone().durable(appended).await {
-            Ok(()) => response
-                .with_base_offset(appended.base as i64)
+        State::Appended(partition, appended) => match partition.durable(appended).await {
+            Ok(time) => response
+                .with_log_append_time_ms(if partition.has_append_time() { time } else { -1 })
+                .with_base_offset(appended.base_offset as i64)
                 .with_log_start_offset(partition.start() as i64),
-            Err(e) => refused(error_of(&e), e.to_string()),
+            Err(e @ Lost::Failed) => refused(ResponseError::KafkaStorageError, e.to_string()),
+            Err(e @ Lost::Closed) => refused(ResponseError::NotLeaderOrFollower, e.to_string()),
         },
         State::Refused(error, why) => refused(error, why),
         State::Full(..) => refused(ResponseError::KafkaStorageError, String::new()),
@@ -204,7 +203,15 @@ fn error_of(error: &AppendError) -> ResponseError {
         AppendError::Invalid(BatchError::Crc { .. } | BatchError::Truncated { .. }) => {
             ResponseError::CorruptMessage
         }
-        AppendError::Invalid(_) => ResponseError::InvalidRecord,
+        AppendError::Invalid(_) | AppendError::NoKey => ResponseError::InvalidRecord,
+        AppendError::Timestamp(_) => ResponseError::InvalidTimestamp,
+        AppendError::Producer(e) => match e {
+            ProducerError::OutOfOrderSequence { .. } => ResponseError::OutOfOrderSequenceNumber,
+            ProducerError::InvalidEpoch { .. } => ResponseError::InvalidProducerEpoch,
+            ProducerError::InvalidTransactionState { .. } => ResponseError::InvalidTxnState,
+            ProducerError::CoordinatorFenced { .. } => ResponseError::TransactionCoordinatorFenced,
+            ProducerError::Control => ResponseError::InvalidRecord,
+        },
         AppendError::Full | AppendError::Unavailable => ResponseError::KafkaStorageError,
         AppendError::Closed => ResponseError::NotLeaderOrFollower,
     }

@@ -18,7 +18,7 @@ pub(crate) async fn answer(
     let mut left = (request.response_partition_limit.max(1) as usize).min(limit);
     let all = request.topics.is_empty();
     let mut names: Vec<String> = if all {
-        cx.shared.topics.all().iter().map(|t| t.name.clone()).collect()
+        cx.shared.topics.all().iter().map(|t| t.name().to_owned()).collect()
     } else {
         request.topics.iter().map(|t| t.name.to_string()).collect()
     };
@@ -59,7 +59,7 @@ pub(crate) async fn answer(
         left -= partitions.len();
         topics.push(
             response
-                .with_topic_id(topic.id)
+                .with_topic_id(topic.id())
                 .with_is_internal(topic.is_internal())
                 .with_partitions(partitions),
         );

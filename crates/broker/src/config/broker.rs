@@ -272,6 +272,13 @@ impl BrokerConfig {
         })
     }
 
+    /// What the settings say about topics that do not say otherwise, under the topics' names for it: for
+    /// [`dibs_log::StoreConfig::defaults`].
+    pub fn topic_defaults(&self) -> BTreeMap<String, String> {
+        let said = |s: &super::TopicSetting| Some((s.name.to_owned(), self.get(s.broker?)?.to_owned()));
+        TOPIC_SETTINGS.iter().filter_map(said).collect()
+    }
+
     /// What was set for a name.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.set.get(name).map(String::as_str)

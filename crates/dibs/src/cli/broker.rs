@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use anyhow::Context;
 use dibs_broker::{Broker, BrokerConfig};
-use dibs_log::{DiskStorage, GROUP_BYTES, Store, StoreConfig};
+use dibs_log::{DiskStorage, Store, StoreConfig};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::serve::{Misconfigured, raise_file_limit};
@@ -40,7 +40,8 @@ pub(crate) fn run(args: &BrokerArgs) -> anyhow::Result<()> {
 fn config(args: &BrokerArgs) -> anyhow::Result<BrokerConfig> {
     let mut settings = Vec::new();
     if let Some(file) = &args.config {
-        let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+        let text =
+            std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
         for line in text.lines().map(str::trim) {
             if line.is_empty() || line.starts_with(['#', '!']) {
                 continue;
@@ -65,7 +66,7 @@ async fn serve(args: &BrokerArgs, config: BrokerConfig) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let storage = DiskStorage::new(&args.data)
         .with_context(|| format!("cannot use the data folder {}", args.data.display()))?;
-    let log = StoreConfig { max_batch_bytes: GROUP_BYTES, ..StoreConfig::default() };
+    let log = StoreConfig { defaults: config.topic_defaults(), ..StoreConfig::default() };
     let store = Store::open(Arc::new(storage), log)
         .with_context(|| format!("cannot open the log in {}", args.data.display()))?;
     let store = Arc::new(store);

@@ -2,13 +2,20 @@
 
 use dibs_model::Offset;
 
-use super::{CRC_FROM, HEADER_BYTES, LENGTH_OFFSET, LOG_APPEND_TIME, crc_of, read::Header};
+use super::{
+    BatchError, CONTROL, CRC_FROM, HEADER_BYTES, LENGTH_OFFSET, LOG_APPEND_TIME, TRANSACTIONAL, codec,
+    crc_of,
+    read::{Batch, Header},
+};
 
-/// Builds one uncompressed batch, record by record, as a producer does.
+/// Builds one batch, record by record, as a producer does.
 #[derive(Clone, Debug)]
 pub struct BatchBuilder {
     bytes: Vec<u8>,
     records: i32,
+    /// Timestamp of the first record, which the others' are relative to, in ms.
+    base: i64,
+    max: i64,
 }
 
 impl Default for BatchBuilder {
@@ -22,7 +29,7 @@ impl BatchBuilder {
     pub fn new() -> Self {
         let mut bytes = Vec::with_capacity(4096);
         open_batch(&mut bytes);
-        BatchBuilder { bytes, records: 0 }
+        BatchBuilder { bytes, records: 0, base: 0, max: i64::MIN }
     }
 
     /// Adds a record without headers.
@@ -30,10 +37,42 @@ impl BatchBuilder {
         self.push_with(key, value, &[]);
     }
 
-    /// Adds a record.
+    /// Adds a record. Its time is the first record's.
     pub fn push_with(&mut self, key: Option<&[u8]>, value: Option<&[u8]>, headers: &[Header<'_>]) {
-        put_record(&mut self.bytes, self.records, key, value, headers);
+        put_record(&mut self.bytes, self.records, 0, key, value, headers);
         self.records += 1;
+    }
+
+    /// Adds a record without headers, with its own time in ms.
+    pub fn push_at(&mut self, timestamp: i64, key: Option<&[u8]>, value: Option<&[u8]>) {
+        if self.records == 0 {
+            self.base = timestamp;
+        }
+        self.max = self.max.max(timestamp);
+        put_record(&mut self.bytes, self.records, timestamp - self.base, key, value, &[]);
+        self.records += 1;
+    }
+
+    /// Says who the producer is: its id, its epoch, and the sequence number of the first record.
+    pub fn producer(&mut self, id: i64, epoch: i16, sequence: i32) {
+        self.bytes[43..51].copy_from_slice(&id.to_be_bytes());
+        self.bytes[51..53].copy_from_slice(&epoch.to_be_bytes());
+        self.bytes[53..57].copy_from_slice(&sequence.to_be_bytes());
+    }
+
+    /// Makes the batch part of its producer's transaction.
+    pub fn transactional(&mut self) {
+        self.attributes(TRANSACTIONAL);
+    }
+
+    /// Makes the batch a control batch, whose one record is a transaction's end marker.
+    pub(crate) fn control(&mut self) {
+        self.attributes(TRANSACTIONAL | CONTROL);
+    }
+
+    fn attributes(&mut self, set: i16) {
+        let attributes = i16::from_be_bytes([self.bytes[21], self.bytes[22]]) | set;
+        self.bytes[21..23].copy_from_slice(&attributes.to_be_bytes());
     }
 
     /// Number of records so far.
@@ -51,14 +90,24 @@ impl BatchBuilder {
         self.bytes.len()
     }
 
-    /// The batch, with base offset 0 and this time (ms) as the producer's timestamp of every record.
+    /// The batch, with base offset 0 and this time (ms) as the producer's timestamp of every record that was
+    /// not given one.
     pub fn finish(mut self, timestamp: i64) -> Vec<u8> {
+        let (base, max) = if self.max == i64::MIN { (timestamp, timestamp) } else { (self.base, self.max) };
         seal_batch(&mut self.bytes, 0, self.records);
-        self.bytes[27..35].copy_from_slice(&timestamp.to_be_bytes());
-        self.bytes[35..43].copy_from_slice(&timestamp.to_be_bytes());
-        let crc = crc_of(&self.bytes);
-        self.bytes[17..CRC_FROM].copy_from_slice(&crc.to_be_bytes());
+        self.bytes[27..35].copy_from_slice(&base.to_be_bytes());
+        self.bytes[35..43].copy_from_slice(&max.to_be_bytes());
+        set_crc(&mut self.bytes);
         self.bytes
+    }
+
+    /// Like [`BatchBuilder::finish`] for records with times of their own, compressed with a codec's number: 0
+    /// none, 1 gzip, 2 snappy, 3 lz4, 4 zstd.
+    pub fn finish_with(mut self, codec: u8) -> Result<Vec<u8>, BatchError> {
+        let plain = self.bytes.split_off(HEADER_BYTES);
+        codec::pack(codec, &plain, &mut self.bytes)?;
+        self.attributes(i16::from(codec));
+        Ok(self.finish(0))
     }
 }
 
@@ -81,57 +130,93 @@ pub(crate) fn seal_batch(batch: &mut [u8], base_offset: Offset, records: i32) {
     batch[57..61].copy_from_slice(&records.to_be_bytes());
 }
 
-/// Gives a sealed batch the time of its append, in ms, and with it its CRC. `own` says that its records' time
-/// base is not a producer's, which stays as it is.
-pub(crate) fn stamp_batch(batch: &mut [u8], append_time: i64, own: bool) {
-    let attributes = i16::from_be_bytes([batch[21], batch[22]]) | LOG_APPEND_TIME;
-    batch[21..23].copy_from_slice(&attributes.to_be_bytes());
+/// Gives a sealed batch the time of its append, in ms, and with it its CRC. `log_append_time` says that this is
+/// the topic's timestamp type; `own` that the records' time base is not a producer's, which stays as it is.
+pub(crate) fn stamp_batch(batch: &mut [u8], append_time: i64, log_append_time: bool, own: bool) {
+    if log_append_time {
+        let attributes = i16::from_be_bytes([batch[21], batch[22]]) | LOG_APPEND_TIME;
+        batch[21..23].copy_from_slice(&attributes.to_be_bytes());
+    }
     if own {
         batch[27..35].copy_from_slice(&append_time.to_be_bytes());
     }
     batch[35..43].copy_from_slice(&append_time.to_be_bytes());
+    set_crc(batch);
+}
+
+/// Writes the CRC of a whole batch into its header.
+pub(crate) fn set_crc(batch: &mut [u8]) {
     let crc = crc_of(batch);
     batch[17..CRC_FROM].copy_from_slice(&crc.to_be_bytes());
 }
 
+/// Gives a batch's header another largest timestamp (ms).
+pub(crate) fn retime(batch: &mut [u8], max_timestamp: i64) {
+    batch[35..43].copy_from_slice(&max_timestamp.to_be_bytes());
+    set_crc(batch);
+}
+
+/// The same batch, its records compressed with another codec.
+pub(crate) fn recompress(batch: &Batch<'_>, codec: u8) -> Result<Vec<u8>, BatchError> {
+    let mut plain = Vec::new();
+    codec::unpack(batch.header.compression(), &batch.bytes[HEADER_BYTES..], &mut plain)?;
+    let mut bytes = batch.bytes[..HEADER_BYTES].to_vec();
+    codec::pack(codec, &plain, &mut bytes)?;
+    let attributes = (batch.header.attributes & !0x07) | i16::from(codec);
+    bytes[21..23].copy_from_slice(&attributes.to_be_bytes());
+    let length = (bytes.len() - LENGTH_OFFSET) as i32;
+    bytes[8..LENGTH_OFFSET].copy_from_slice(&length.to_be_bytes());
+    set_crc(&mut bytes);
+    Ok(bytes)
+}
+
 /// Bytes of a record's body, without the length before it.
-fn body_size(offset_delta: i32, key: Option<&[u8]>, value: Option<&[u8]>, headers: &[Header<'_>]) -> usize {
+fn body_size(
+    offset_delta: i32,
+    time_delta: i64,
+    key: Option<&[u8]>,
+    value: Option<&[u8]>,
+    headers: &[Header<'_>],
+) -> usize {
     let field = |bytes: Option<&[u8]>| bytes.map_or(1, |b| varint_size(b.len() as i64) + b.len());
     let headers_size = headers
         .iter()
         .map(|h| varint_size(h.name.len() as i64) + h.name.len() + field(h.value))
         .sum::<usize>();
-    // Attributes and timestamp delta are one byte each, both zero.
-    2 + varint_size(i64::from(offset_delta))
+    // Attributes are one byte, zero.
+    1 + varint_size(time_delta)
+        + varint_size(i64::from(offset_delta))
         + field(key)
         + field(value)
         + varint_size(headers.len() as i64)
         + headers_size
 }
 
-/// Bytes of a record in a batch.
+/// Bytes of a record in a batch, with timestamp delta 0.
 pub(crate) fn record_size(
     offset_delta: i32,
     key: Option<&[u8]>,
     value: Option<&[u8]>,
     headers: &[Header<'_>],
 ) -> usize {
-    let body = body_size(offset_delta, key, value, headers);
+    let body = body_size(offset_delta, 0, key, value, headers);
     varint_size(body as i64) + body
 }
 
-/// Appends a record, with timestamp delta 0.
+/// Appends a record whose time (ms) is so much later than the batch's base.
 pub(crate) fn put_record(
     out: &mut Vec<u8>,
     offset_delta: i32,
+    time_delta: i64,
     key: Option<&[u8]>,
     value: Option<&[u8]>,
     headers: &[Header<'_>],
 ) {
-    let body = body_size(offset_delta, key, value, headers);
+    let body = body_size(offset_delta, time_delta, key, value, headers);
     out.reserve(body + 5);
     put_varint(out, body as i64);
-    out.extend_from_slice(&[0, 0]);
+    out.push(0);
+    put_varint(out, time_delta);
     put_varint(out, i64::from(offset_delta));
     put_field(out, key);
     put_field(out, value);
@@ -238,7 +323,7 @@ mod tests {
         let mut builder = BatchBuilder::new();
         builder.push(None, Some(b"v"));
         let mut bytes = builder.finish(5);
-        stamp_batch(&mut bytes, 9, false);
+        stamp_batch(&mut bytes, 9, true, false);
         let header = BatchHeader::parse(&bytes).unwrap();
         assert_eq!((header.base_timestamp, header.max_timestamp), (5, 9));
         assert!(header.is_log_append_time());
@@ -253,7 +338,7 @@ mod tests {
             for key in [None, Some(&b""[..]), Some(&long[..63]), Some(&long[..64]), Some(&long[..])] {
                 for headers in [&[][..], &[Header { name: "n", value: None }]] {
                     let mut out = Vec::new();
-                    put_record(&mut out, delta, key, Some(b"v"), headers);
+                    put_record(&mut out, delta, 0, key, Some(b"v"), headers);
                     assert_eq!(out.len(), record_size(delta, key, Some(b"v"), headers));
                 }
             }

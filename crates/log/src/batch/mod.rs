@@ -9,10 +9,14 @@
 //! ```
 
 mod build;
+mod codec;
 mod read;
 
 pub use build::BatchBuilder;
-pub(crate) use build::{open_batch, put_record, record_size, seal_batch, stamp_batch};
+#[cfg(test)]
+pub(crate) use build::set_crc;
+pub(crate) use build::{open_batch, put_record, recompress, record_size, retime, seal_batch, stamp_batch};
+pub use codec::MAX_UNPACKED_BYTES;
 pub use read::{Batch, Batches, Header, Headers, Record, Records};
 
 use dibs_model::Offset;
@@ -25,6 +29,12 @@ pub const LENGTH_OFFSET: usize = 12;
 const CRC_FROM: usize = 21;
 /// Attribute bit: timestamps are those of the append, not of the producer.
 const LOG_APPEND_TIME: i16 = 1 << 3;
+/// Attribute bit: the batch belongs to a transaction.
+const TRANSACTIONAL: i16 = 1 << 4;
+/// Attribute bit: the batch is a marker.
+const CONTROL: i16 = 1 << 5;
+/// Attribute bit: the base timestamp says when tombstones may go (KIP-534).
+const DELETE_HORIZON: i16 = 1 << 6;
 
 /// Why bytes are not a record batch, or a batch's records cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -51,12 +61,20 @@ pub enum BatchError {
         /// The bytes'.
         found: u32,
     },
-    /// A negative offset, no records, or offsets that do not go with their number.
+    /// A negative offset, or offsets that do not go with the number of records.
     #[error("{0}")]
     Header(&'static str),
-    /// The records are compressed; their codec's number in Kafka's attributes (1 gzip, 2 snappy, 3 lz4, 4 zstd).
-    #[error("records compressed with codec {0} are passed through, not read")]
+    /// The records are compressed, so they cannot be borrowed from the batch; see [`Batch::records_in`]. Their
+    /// codec's number in Kafka's attributes (1 gzip, 2 snappy, 3 lz4, 4 zstd).
+    #[error("the records are compressed with codec {0}")]
     Compressed(u8),
+    /// A number that is no codec's.
+    #[error("there is no codec {0}")]
+    Codec(u8),
+    /// The compressed bytes are not what their codec (its number) writes, or unpack to more than
+    /// [`MAX_UNPACKED_BYTES`].
+    #[error("the compressed records cannot be unpacked with codec {0}")]
+    Packed(u8),
     /// A record's bytes do not follow the format.
     #[error("record {index}: {what}")]
     Record {
@@ -84,7 +102,7 @@ pub struct BatchHeader {
     pub attributes: i16,
     /// Offset of the last record, less that of the first.
     pub last_offset_delta: i32,
-    /// Timestamp that the records' deltas are relative to, in ms.
+    /// Timestamp that the records' deltas are relative to, in ms; see [`BatchHeader::delete_horizon`].
     pub base_timestamp: i64,
     /// Largest timestamp, in ms; the time of the append if the timestamp type says so.
     pub max_timestamp: i64,
@@ -94,7 +112,7 @@ pub struct BatchHeader {
     pub producer_epoch: i16,
     /// Its sequence number of the first record, or −1.
     pub base_sequence: i32,
-    /// Number of records.
+    /// Number of records. Compaction may leave fewer than the offsets, even none.
     pub records_count: i32,
 }
 
@@ -134,13 +152,18 @@ impl BatchHeader {
         if self.base_offset > i64::MAX as u64 - i32::MAX as u64 {
             return Err(BatchError::Header("a negative base offset"));
         }
-        if self.records_count < 1 {
-            return Err(BatchError::Header("no records"));
+        if self.records_count < 0 || self.last_offset_delta < 0 {
+            return Err(BatchError::Header("a negative number of records"));
         }
-        if self.last_offset_delta != self.records_count - 1 {
+        if self.last_offset_delta < self.records_count - 1 {
             return Err(BatchError::Header("a last offset that does not go with the number of records"));
         }
         Ok(())
+    }
+
+    /// Whether there is a record for every offset, as every producer writes it.
+    pub fn is_dense(&self) -> bool {
+        self.records_count == self.last_offset_delta + 1
     }
 
     /// Bytes of the whole batch, header included.
@@ -170,13 +193,28 @@ impl BatchHeader {
 
     /// Whether the batch belongs to a transaction.
     pub fn is_transactional(&self) -> bool {
-        self.attributes & (1 << 4) != 0
+        self.attributes & TRANSACTIONAL != 0
     }
 
     /// Whether the batch is a marker for consumers rather than data.
     pub fn is_control(&self) -> bool {
-        self.attributes & (1 << 5) != 0
+        self.attributes & CONTROL != 0
     }
+
+    /// When (ms) compaction may drop the batch's tombstones or marker, if it has said so (KIP-534).
+    pub fn delete_horizon(&self) -> Option<i64> {
+        (self.attributes & DELETE_HORIZON != 0).then_some(self.base_timestamp)
+    }
+
+    /// The producer's sequence number of the last record, or −1. After `i32::MAX` comes 0.
+    pub fn last_sequence(&self) -> i32 {
+        if self.base_sequence < 0 { -1 } else { add_sequence(self.base_sequence, self.last_offset_delta) }
+    }
+}
+
+/// The sequence number so many records later.
+pub(crate) fn add_sequence(sequence: i32, records: i32) -> i32 {
+    ((i64::from(sequence) + i64::from(records)) & i64::from(i32::MAX)) as i32
 }
 
 /// The CRC-32C that belongs into the header of a whole batch.

@@ -2,7 +2,7 @@
 
 use dibs_model::Offset;
 
-use super::{BatchError, BatchHeader, HEADER_BYTES, crc_of};
+use super::{BatchError, BatchHeader, HEADER_BYTES, codec, crc_of};
 
 /// Iterates over the batches in bytes that a read returned. Checks each batch's CRC; stops at the first error.
 #[derive(Clone, Debug)]
@@ -59,8 +59,23 @@ impl<'a> Batch<'a> {
     /// The records, if they are not compressed.
     pub fn records(&self) -> Result<Records<'a>, BatchError> {
         match self.header.compression() {
-            0 => Ok(Records { header: self.header, reader: Reader(&self.bytes[HEADER_BYTES..]), index: 0 }),
+            0 => Ok(Records::new(self.header, &self.bytes[HEADER_BYTES..])),
             codec => Err(BatchError::Compressed(codec)),
+        }
+    }
+
+    /// The records, compressed or not. `buffer` is overwritten with what compressed ones unpack to.
+    pub fn records_in<'b>(&self, buffer: &'b mut Vec<u8>) -> Result<Records<'b>, BatchError>
+    where
+        'a: 'b,
+    {
+        match self.header.compression() {
+            0 => self.records(),
+            codec => {
+                buffer.clear();
+                codec::unpack(codec, &self.bytes[HEADER_BYTES..], buffer)?;
+                Ok(Records::new(self.header, buffer))
+            }
         }
     }
 
@@ -70,6 +85,28 @@ impl<'a> Batch<'a> {
             return Ok(());
         }
         self.records()?.try_for_each(|record| record.map(drop))
+    }
+
+    /// The first record from the offset `from` on that is not older than `timestamp` (ms), as offset and
+    /// timestamp.
+    pub fn find_time(
+        &self,
+        timestamp: i64,
+        from: Offset,
+        buffer: &mut Vec<u8>,
+    ) -> Result<Option<(Offset, i64)>, BatchError> {
+        if self.header.is_log_append_time() && self.header.is_dense() {
+            let offset = self.header.base_offset.max(from);
+            let there = self.header.max_timestamp >= timestamp && offset <= self.header.last_offset();
+            return Ok(there.then_some((offset, self.header.max_timestamp)));
+        }
+        for record in self.records_in(buffer)? {
+            let record = record?;
+            if record.offset >= from && record.timestamp >= timestamp {
+                return Ok(Some((record.offset, record.timestamp)));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -133,6 +170,14 @@ pub struct Records<'a> {
     header: BatchHeader,
     reader: Reader<'a>,
     index: usize,
+    /// The next record's smallest possible offset, less the batch's.
+    next_delta: i64,
+}
+
+impl<'a> Records<'a> {
+    fn new(header: BatchHeader, bytes: &'a [u8]) -> Self {
+        Records { header, reader: Reader(bytes), index: 0, next_delta: 0 }
+    }
 }
 
 impl<'a> Iterator for Records<'a> {
@@ -145,7 +190,7 @@ impl<'a> Iterator for Records<'a> {
         }
         let index = self.index;
         self.index += 1;
-        let record = self.reader.record(&self.header, index).and_then(|record| {
+        let record = self.reader.record(&self.header, &mut self.next_delta).and_then(|record| {
             let more = index + 1 == count && !self.reader.0.is_empty();
             if more { Err("bytes after the last record") } else { Ok(record) }
         });
@@ -160,14 +205,16 @@ impl<'a> Iterator for Records<'a> {
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn record(&mut self, header: &BatchHeader, index: usize) -> Result<Record<'a>, &'static str> {
+    fn record(&mut self, header: &BatchHeader, next_delta: &mut i64) -> Result<Record<'a>, &'static str> {
         let length = usize::try_from(self.varint()?).map_err(|_| "a negative length")?;
         let mut body = Reader(self.take(length)?);
         body.take(1)?;
         let timestamp_delta = body.varint()?;
-        if body.varint()? != index as i64 {
+        let delta = body.varint()?;
+        if delta < *next_delta || delta > i64::from(header.last_offset_delta) {
             return Err("an offset out of order");
         }
+        *next_delta = delta + 1;
         let key = body.field()?;
         let value = body.field()?;
         let count = usize::try_from(body.varint()?).map_err(|_| "a negative number of headers")?;
@@ -183,7 +230,7 @@ impl<'a> Reader<'a> {
         } else {
             header.base_timestamp.wrapping_add(timestamp_delta)
         };
-        Ok(Record { offset: header.base_offset + index as u64, timestamp, key, value, headers })
+        Ok(Record { offset: header.base_offset + delta as u64, timestamp, key, value, headers })
     }
 
     fn header(&mut self) -> Result<Header<'a>, &'static str> {
@@ -221,7 +268,7 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::BatchBuilder;
+    use crate::batch::{BatchBuilder, set_crc};
 
     fn sample() -> Vec<u8> {
         let mut builder = BatchBuilder::new();
@@ -279,5 +326,47 @@ mod tests {
         let crc = crc_of(&bad);
         bad[17..21].copy_from_slice(&crc.to_be_bytes());
         assert_eq!(Batch::parse(&bad).unwrap().records().unwrap_err(), BatchError::Compressed(4));
+        assert_eq!(
+            Batch::parse(&bad).unwrap().records_in(&mut Vec::new()).unwrap_err(),
+            BatchError::Packed(4)
+        );
+    }
+
+    #[test]
+    fn compressed_records_are_read_and_times_are_found_to_the_record() {
+        for codec in 0..=4 {
+            let mut builder = BatchBuilder::new();
+            for (i, time) in [500, 300, 700, 600].into_iter().enumerate() {
+                builder.push_at(time, Some(&[i as u8]), Some(b"value"));
+            }
+            let bytes = builder.finish_with(codec).unwrap();
+            let batch = Batch::parse(&bytes).unwrap();
+            assert_eq!((batch.header.compression(), batch.header.max_timestamp), (codec, 700));
+            let mut buffer = Vec::new();
+            let times: Vec<_> =
+                batch.records_in(&mut buffer).unwrap().map(|r| r.unwrap().timestamp).collect();
+            assert_eq!(times, [500, 300, 700, 600]);
+            let mut find = |time, from| batch.find_time(time, from, &mut buffer).unwrap();
+            assert_eq!(find(0, 0), Some((0, 500)));
+            assert_eq!(find(501, 0), Some((2, 700)));
+            assert_eq!(find(501, 3), Some((3, 600)));
+            assert_eq!(find(701, 0), None);
+        }
+    }
+
+    #[test]
+    fn offsets_may_have_gaps_and_must_increase() {
+        let mut bytes = sample();
+        // As compaction leaves it: the last offset is beyond the last record's.
+        bytes[26] = 9;
+        set_crc(&mut bytes);
+        let batch = Batch::parse(&bytes).unwrap();
+        assert!(!batch.header.is_dense());
+        assert_eq!(batch.header.next_offset(), 10);
+        let offsets: Vec<_> = batch.records().unwrap().map(|r| r.unwrap().offset).collect();
+        assert_eq!(offsets, [0, 1]);
+        bytes[26] = 0;
+        set_crc(&mut bytes);
+        assert!(Batch::parse(&bytes).is_err(), "fewer offsets than records");
     }
 }

@@ -113,6 +113,23 @@ impl File for DiskFile {
         Ok(done)
     }
 
+    fn read_into(&self, out: &mut Vec<u8>, len: usize, position: u64) -> io::Result<usize> {
+        let mut done = 0;
+        while done < len {
+            match uninit::read(&self.0, out, len - done, position + done as u64) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(done)
+    }
+
+    fn as_fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        Some(std::os::fd::AsFd::as_fd(&self.0))
+    }
+
     fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<()> {
         self.0.write_all_at(bytes, position)
     }
@@ -123,5 +140,25 @@ impl File for DiskFile {
 
     fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data()
+    }
+}
+
+/// Reading without filling the buffer with zeros first, which std does not offer for a position in a file: 3 to
+/// 4 % of what a reader of the log costs.
+#[allow(unsafe_code)]
+mod uninit {
+    use std::fs::File;
+
+    use rustix::io::{Errno, pread};
+
+    /// Appends up to `len` bytes of the file, by one call.
+    pub(super) fn read(file: &File, out: &mut Vec<u8>, len: usize, position: u64) -> Result<usize, Errno> {
+        out.reserve(len);
+        let (read, _) = pread(file, &mut out.spare_capacity_mut()[..len], position)?;
+        let n = read.len();
+        let new_len = out.len() + n;
+        // SAFETY: `pread` has initialised `read`, the first `n` bytes of the spare capacity.
+        unsafe { out.set_len(new_len) };
+        Ok(n)
     }
 }

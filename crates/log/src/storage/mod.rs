@@ -41,6 +41,19 @@ pub trait File: Send + Sync {
     }
     /// Reads at a position until `buf` is full or the file ends; says how many bytes that were.
     fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize>;
+    /// Appends up to `len` bytes from a position on to `out`, fewer if the file ends before; says how many.
+    fn read_into(&self, out: &mut Vec<u8>, len: usize, position: u64) -> io::Result<usize> {
+        let start = out.len();
+        out.resize(start + len, 0);
+        let done = self.read_at(&mut out[start..], position);
+        out.truncate(start + done.as_ref().map_or(0, |n| *n));
+        done
+    }
+    /// The open file itself, to send from it without a copy; `None` if there is none.
+    #[cfg(unix)]
+    fn as_fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        None
+    }
     /// Writes all bytes at a position, growing the file if needed. After an error some may be written.
     fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<()>;
     /// Cuts the file, or lengthens it with zeros.
@@ -87,10 +100,15 @@ pub(crate) fn read_file(storage: &dyn Storage, path: &str) -> io::Result<Option<
 /// Replaces a small file in the data folder as one step: after a crash it holds the old bytes or the new.
 pub(crate) fn replace_file(storage: &dyn Storage, path: &str, bytes: &[u8]) -> io::Result<()> {
     let temporary = format!("{path}.tmp");
-    let file = storage.open(&temporary, true)?;
-    file.set_len(0)?;
-    file.write_at(bytes, 0)?;
-    file.sync_data()?;
+    write_file(storage, &temporary, bytes)?;
     storage.rename(&temporary, path)?;
     storage.sync_dir("")
+}
+
+/// Writes a whole small file, durably but for its name.
+pub(crate) fn write_file(storage: &dyn Storage, path: &str, bytes: &[u8]) -> io::Result<()> {
+    let file = storage.open(path, true)?;
+    file.set_len(0)?;
+    file.write_at(bytes, 0)?;
+    file.sync_data()
 }
