@@ -694,7 +694,8 @@ impl Classic {
         }
         if generation >= 0 || !member.is_empty() || instance.is_some() {
             self.check_member(member, instance)?;
-            if generation != self.generation {
+            // One that is new has not been in any generation.
+            if generation != self.generation || self.members.get(member).is_some_and(|m| m.new) {
                 return Err(ResponseError::IllegalGeneration);
             }
             if self.state == State::Syncing {

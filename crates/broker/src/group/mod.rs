@@ -300,3 +300,6 @@ impl Shard {
 
 /// A protocol that a member supports: its name, and what it says in it.
 pub(crate) type Protocol = (String, Bytes);
+
+#[cfg(test)]
+mod tests;
