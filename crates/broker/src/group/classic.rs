@@ -273,10 +273,8 @@ impl Classic {
 
     pub(super) fn tick(&mut self, id: &str, now: Now, fx: &mut Effects) {
         self.pending.retain(|_, until| *until > now.mono);
-        let silent =
-            |(id, m): (&String, &Member)| m.expires().is_some_and(|at| at <= now.mono).then(|| id.clone());
-        let silent: Vec<String> = self.members.iter().filter_map(silent).collect();
-        for member in silent {
+        // One at a time: taking one out may end a rebalance, and be a new start for the others.
+        while let Some(member) = self.silent(now) {
             self.remove(id, now, &member, fx);
         }
         if !self.unsynced.is_empty() && self.unsynced_until <= now.mono {
@@ -290,6 +288,11 @@ impl Classic {
             }
             _ => self.maybe_complete(id, now, fx),
         }
+    }
+
+    fn silent(&self, now: Now) -> Option<String> {
+        let mut members = self.members.iter();
+        members.find(|(_, m)| m.expires().is_some_and(|at| at <= now.mono)).map(|(id, _)| id.clone())
     }
 
     pub(super) fn join(&mut self, rules: &Rules, now: Now, token: Token, join: Join, fx: &mut Effects) {
