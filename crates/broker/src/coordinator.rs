@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicU64, Ordering::*},
     },
 };
@@ -30,14 +30,14 @@ use crate::{
 pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
 /// Records are appended in batches of about so many bytes at most.
 const BATCH_BYTES: usize = 512 << 10;
-/// How often offsets that nobody uses any more are looked for, in ms.
-const EXPIRE_EVERY_MS: u64 = 600_000;
 /// Bytes of the log that are replayed at a time.
 const REPLAY_BYTES: usize = 1 << 20;
 
 /// All groups.
 #[derive(Debug)]
 pub(crate) struct Coordinator {
+    /// Itself, for work on other threads.
+    me: Weak<Coordinator>,
     config: Arc<BrokerConfig>,
     topics: Arc<Topics>,
     /// One for each partition of the topic, from when there is one.
@@ -68,15 +68,16 @@ struct CellState {
 
 impl Coordinator {
     /// Replays the groups, if there are any yet.
-    pub(crate) fn open(config: Arc<BrokerConfig>, topics: Arc<Topics>) -> Coordinator {
-        let coordinator = Coordinator {
+    pub(crate) fn open(config: Arc<BrokerConfig>, topics: Arc<Topics>) -> Arc<Coordinator> {
+        let coordinator = Arc::new_cyclic(|me| Coordinator {
+            me: me.clone(),
             config,
             topics,
             cells: OnceLock::new(),
             next_token: AtomicU64::new(1),
             wakes: AtomicU64::new(u64::MAX),
             earlier: Notify::new(),
-        };
+        });
         if coordinator.topics.get(OFFSETS_TOPIC).is_some() {
             coordinator.load();
         }
@@ -84,7 +85,7 @@ impl Coordinator {
     }
 
     /// Makes the topic if need be. Blocks on the disk the first time.
-    fn ensure(&self) -> Result<&[Arc<Cell>], ResponseError> {
+    fn ensure(&self) -> Result<(), ResponseError> {
         if self.cells.get().is_none() {
             let mut own = TopicConfig::new();
             own.insert("cleanup.policy".into(), "compact".into());
@@ -99,7 +100,7 @@ impl Coordinator {
                 }
             }
         }
-        self.cells.get().map(Vec::as_slice).ok_or(ResponseError::CoordinatorNotAvailable)
+        Ok(())
     }
 
     fn load(&self) {
@@ -142,12 +143,12 @@ impl Coordinator {
 
     /// Tells the shards the time when it matters to them, and nothing else.
     pub(crate) async fn run_timer(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
-        let mut expire_at = clock::mono_ms() + EXPIRE_EVERY_MS;
+        let mut expire_at = clock::mono_ms() + self.config.offsets_check_ms;
         loop {
             let mono = clock::mono_ms();
             let expire = mono >= expire_at;
             if expire {
-                expire_at = mono + EXPIRE_EVERY_MS;
+                expire_at = mono + self.config.offsets_check_ms;
             }
             let mut earliest = expire_at;
             for cell in self.cells.get().into_iter().flatten() {
@@ -178,7 +179,7 @@ impl Coordinator {
         group: &str,
         work: impl FnOnce(&mut Shard, Now, &mut Effects) -> T,
     ) -> Result<T, ResponseError> {
-        let cell = self.cell(group)?.clone();
+        let cell = self.cell(group).await?.clone();
         let (outcome, newest) = self.apply(&cell, group, |state, now, fx| work(&mut state.shard, now, fx));
         if let Some(newest) = newest {
             cell.durable(newest).await?;
@@ -228,7 +229,7 @@ impl Coordinator {
     ) -> Result<Answer, ResponseError> {
         let (sender, receiver) = oneshot::channel();
         let token = self.next_token.fetch_add(1, Relaxed);
-        let cell = self.cell(group)?;
+        let cell = self.cell(group).await?;
         self.apply(cell, group, |state, now, fx| {
             state.waiting.insert(token, sender);
             work(&mut state.shard, now, token, fx);
@@ -246,14 +247,17 @@ impl Coordinator {
         }
     }
 
-    fn cell(&self, group: &str) -> Result<&Arc<Cell>, ResponseError> {
+    async fn cell(&self, group: &str) -> Result<&Arc<Cell>, ResponseError> {
         if group.len() > i16::MAX as usize {
             return Err(ResponseError::InvalidGroupId);
         }
-        let cells = match self.cells.get() {
-            Some(cells) => cells,
-            None => tokio::task::block_in_place(|| self.ensure())?,
-        };
+        if self.cells.get().is_none()
+            && let Some(me) = self.me.upgrade()
+        {
+            let made = tokio::task::spawn_blocking(move || me.ensure());
+            made.await.unwrap_or(Err(ResponseError::CoordinatorNotAvailable))?;
+        }
+        let cells = self.cells.get().ok_or(ResponseError::CoordinatorNotAvailable)?;
         Ok(&cells[partition_of(group, cells.len())])
     }
 

@@ -84,7 +84,7 @@ impl Broker {
             listeners.push(socket);
         }
         let shared = Arc::new(Shared {
-            groups: Arc::new(Coordinator::open(config.clone(), topics.clone())),
+            groups: Coordinator::open(config.clone(), topics.clone()),
             cluster_id: cluster_id(&topics)?,
             producer_ids: ProducerIds::open(&topics)?,
             connections: AtomicUsize::new(0),

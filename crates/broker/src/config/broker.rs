@@ -33,15 +33,8 @@ settings! {
     "broker.id", Type::Int(0, INT), "1", "The broker's number.";
     "node.id", Type::Int(0, INT), "1", "The broker's number.";
     "connections.max.idle.ms", Type::Long(1, MAX), "600000", "A connection that is silent so long is closed.";
-    "default.replication.factor", Type::Int(1, INT), "1", "Replicas of topics made automatically. There is one.";
     "delete.topic.enable", Type::Bool, "true", "Whether topics can be deleted.";
     "fetch.max.bytes", Type::Int(1024, INT), "57671680", "The most bytes that answer a fetch.";
-    "group.consumer.assignors", Type::List, "uniform,range", "Assignors of the consumer group protocol.";
-    "group.consumer.heartbeat.interval.ms", Type::Int(1, INT), "5000",
-        "How often members of consumer groups are told to send a heartbeat, in ms.";
-    "group.consumer.max.size", Type::Int(1, INT), "2147483647", "The most members of a consumer group.";
-    "group.consumer.session.timeout.ms", Type::Int(1, INT), "45000",
-        "A consumer group's member that is silent so long is taken out, in ms.";
     "group.initial.rebalance.delay.ms", Type::Int(0, INT), "0",
         "How long a new group waits for more members before its first rebalance, in ms.";
     "group.max.session.timeout.ms", Type::Int(1, INT), "1800000", "The longest session time-out of a member.";
@@ -60,14 +53,11 @@ settings! {
     "offsets.topic.num.partitions", Type::Int(1, 10_000), "50", "Partitions of __consumer_offsets.";
     "offsets.topic.segment.bytes", Type::Int(1, INT), "104857600", "Segment size of __consumer_offsets.";
     "socket.request.max.bytes", Type::Int(1024, INT), "104857600", "The largest request, in bytes.";
-    "transaction.max.timeout.ms", Type::Int(1, INT), "900000", "The longest transaction time-out allowed.";
-    "transaction.state.log.num.partitions", Type::Int(1, 10_000), "50", "Partitions of __transaction_state.";
-    "transactional.id.expiration.ms", Type::Int(1, INT), "604800000",
-        "How long an idle transactional id is kept, in ms.";
 }
 
 /// Kafka's settings that have no meaning here: clusters, controllers, thread pools, sockets' buffers.
 const WITHOUT_MEANING: &[&str] = &[
+    "default.replication.factor",
     "background.threads",
     "broker.heartbeat.interval.ms",
     "broker.rack",
@@ -158,13 +148,11 @@ pub struct BrokerConfig {
     pub(crate) offsets_partitions: u32,
     pub(crate) offset_metadata_max: usize,
     pub(crate) offsets_retention_ms: i64,
+    pub(crate) offsets_check_ms: u64,
     pub(crate) min_session_ms: i32,
     pub(crate) max_session_ms: i32,
     pub(crate) initial_rebalance_ms: i32,
     pub(crate) group_max_size: usize,
-    pub(crate) consumer_session_ms: i32,
-    pub(crate) consumer_heartbeat_ms: i32,
-    pub(crate) consumer_max_size: usize,
     pub(crate) request_partitions: usize,
 }
 
@@ -257,13 +245,11 @@ impl BrokerConfig {
             offsets_partitions: int("offsets.topic.num.partitions") as u32,
             offset_metadata_max: int("offset.metadata.max.bytes") as usize,
             offsets_retention_ms: int("offsets.retention.minutes") * 60_000,
+            offsets_check_ms: int("offsets.retention.check.interval.ms") as u64,
             min_session_ms: int("group.min.session.timeout.ms") as i32,
             max_session_ms: int("group.max.session.timeout.ms") as i32,
             initial_rebalance_ms: int("group.initial.rebalance.delay.ms") as i32,
             group_max_size: int("group.max.size") as usize,
-            consumer_session_ms: int("group.consumer.session.timeout.ms") as i32,
-            consumer_heartbeat_ms: int("group.consumer.heartbeat.interval.ms") as i32,
-            consumer_max_size: int("group.consumer.max.size") as usize,
             request_partitions: int("max.request.partition.size.limit") as usize,
             listeners,
             advertised,
@@ -316,7 +302,7 @@ fn kind_of(name: &str) -> Option<Type> {
 }
 
 fn has_no_meaning(name: &str) -> bool {
-    const PREFIXES: [&str; 9] = [
+    const PREFIXES: [&str; 12] = [
         "controller.",
         "replica.",
         "remote.log.",
@@ -326,6 +312,9 @@ fn has_no_meaning(name: &str) -> bool {
         "ssl.",
         "group.share.",
         "group.streams.",
+        "group.consumer.",
+        "transaction.",
+        "transactional.",
     ];
     WITHOUT_MEANING.contains(&name) || PREFIXES.iter().any(|p| name.starts_with(p))
 }

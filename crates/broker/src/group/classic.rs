@@ -630,10 +630,10 @@ impl Classic {
             State::Syncing | State::Stable => {}
         }
         self.unsynced.remove(&sync.member);
-        if let Some(member) = self.members.get_mut(&sync.member) {
-            if let Some(old) = member.syncing.replace(token) {
-                fx.answers.push((old, Answer::Sync(Err(ResponseError::RebalanceInProgress))));
-            }
+        if let Some(member) = self.members.get_mut(&sync.member)
+            && let Some(old) = member.syncing.replace(token)
+        {
+            fx.answers.push((old, Answer::Sync(Err(ResponseError::RebalanceInProgress))));
         }
         if self.state == State::Syncing && self.leader.as_deref() == Some(&*sync.member) {
             let mut assignments: BTreeMap<String, Bytes> = sync.assignments.into_iter().collect();
