@@ -34,6 +34,35 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         orders.commit(1_700_000_000_000 + i)?;
         claims.commit(1_700_000_000_000 + i)?;
     }
+    compacted(&store)?;
     store.close()?;
+    Ok(())
+}
+
+/// A topic with tombstones, aborted transactions and gaps.
+fn compacted(store: &Store) -> Result<(), Box<dyn std::error::Error>> {
+    let configs = [("cleanup.policy".to_owned(), "compact".to_owned())];
+    let topic = store.create_topic_with("state", 1, configs.into())?;
+    let log = topic.partition(0).ok_or("no partition")?;
+    for i in 0..6_000_i64 {
+        let mut batch = BatchBuilder::new();
+        let key = format!("key {}", i * 7_919 % 977);
+        let value = format!("value {i}");
+        batch.push_at(i, Some(key.as_bytes()), (i % 5 > 0).then_some(value.as_bytes()));
+        batch.push_at(i + 1, Some(b"always"), Some(value.as_bytes()));
+        let id = 1 + i % 3;
+        batch.producer(id, 0, i as i32 / 3 * 2);
+        batch.transactional();
+        log.produce(&batch.finish_with((i % 5) as u8)?, None, Origin::Client)?;
+        if i % 12 > 8 {
+            let marker =
+                Marker { producer_id: id, producer_epoch: 0, coordinator_epoch: 0, commit: i % 24 < 12 };
+            log.append_marker(&marker, i)?;
+        }
+        log.commit(i)?;
+        if i % 2_000 == 1_999 {
+            println!("{:?}", store.clean(i, 86_400_000)?);
+        }
+    }
     Ok(())
 }

@@ -19,6 +19,8 @@ pub(crate) const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
 pub(crate) const LOG_STARTS: &str = "log-start-offset-checkpoint";
 /// Up to where each partition has been compacted.
 pub(crate) const CLEANED: &str = "cleaner-offset-checkpoint";
+/// Up to where compaction may have left gaps in the offsets; not before [`CLEANED`].
+pub(crate) const GAPS: &str = "gap-offset-checkpoint";
 
 /// One checkpoint file of a data folder, and its contents.
 pub(crate) struct Checkpoint {

@@ -29,7 +29,9 @@
 mod accept;
 pub mod batch;
 mod checkpoint;
+mod clean;
 mod committer;
+mod compact;
 mod config;
 mod error;
 mod files;
@@ -48,6 +50,7 @@ mod topics;
 mod txn_index;
 mod writer;
 
+pub use clean::{CleanError, Cleaned};
 pub use committer::Committer;
 pub use config::{ConfigError, ConfigKey, ConfigKind, TOPIC_CONFIGS, TimestampType, TopicConfig};
 pub use dibs_model::Offset;

@@ -6,7 +6,7 @@ use std::{
     future::Future,
     io,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, Weak,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard, Weak,
         atomic::{AtomicU64, Ordering::*},
     },
     time::{Duration, Instant},
@@ -100,14 +100,14 @@ impl PartitionLog {
         let dir: Arc<str> = folder(topic, partition).into();
         let start = home.log_starts.get(topic, partition).unwrap_or(0);
         let recovery_point = home.recovery_points.get(topic, partition).unwrap_or(0).max(start);
-        let cleaned = home.cleaned.get(topic, partition).unwrap_or(0);
+        let gaps = home.gaps.get(topic, partition).unwrap_or(0);
         let finder = Finder {
             files: &home.files,
             dir: &dir,
             recovery_point,
             start,
             interval: config.index_interval_bytes,
-            gaps_before: if foreign { Offset::MAX } else { cleaned },
+            gaps_before: if foreign { Offset::MAX } else { gaps },
             largest: config.max_message_bytes,
         };
         let found = finder.recover()?;
@@ -583,7 +583,7 @@ impl PartitionLog {
     /// Moves the log start to an offset, durably, and deletes the segments that lie wholly before it. The one
     /// being written to is never deleted. An earlier offset than the log start does nothing.
     pub fn delete_before(&self, offset: Offset) -> Result<(), ReadError> {
-        let _one_at_a_time = self.deleting.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self.deleting();
         let (start, end) = (self.log_start_offset(), self.high_watermark());
         if offset > end {
             return Err(ReadError::OutOfRange { start, end });
@@ -650,7 +650,7 @@ impl PartitionLog {
         &self.dir
     }
 
-    fn list(&self) -> Vec<Arc<Segment>> {
+    pub(crate) fn list(&self) -> Vec<Arc<Segment>> {
         self.segments.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -658,7 +658,17 @@ impl PartitionLog {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn writer(&self) -> MutexGuard<'_, Writer> {
+    /// Holds deletions and compactions off.
+    pub(crate) fn deleting(&self) -> MutexGuard<'_, ()> {
+        self.deleting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the list of segments change while nobody looks a segment up.
+    pub(crate) fn segments_mut(&self) -> RwLockWriteGuard<'_, Vec<Arc<Segment>>> {
+        self.segments.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn writer(&self) -> MutexGuard<'_, Writer> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -11,6 +11,7 @@ use dibs_model::Offset;
 use crate::{
     GROUP_BYTES,
     batch::{Batch, BatchHeader, HEADER_BYTES},
+    clean::CLEANED,
     error::{Damage, OpenError, ReadError},
     files::{ENDINGS, OpenFiles, path},
     producers::Producers,
@@ -164,6 +165,10 @@ impl Finder<'_> {
                 self.storage().remove(&path).map_err(|e| self.io(&path, e))?;
             }
         }
+        for left in names.iter().filter(|e| e.name.ends_with(CLEANED)) {
+            let path = format!("{}/{}", self.dir, left.name);
+            self.storage().remove(&path).map_err(|e| self.io(&path, e))?;
+        }
         match bases.first() {
             Some(&first) if first > self.start && first >= self.gaps_before => {
                 let what =
@@ -235,7 +240,8 @@ impl Finder<'_> {
         let len = log.len()?;
         let from = self.trusted(&segment, len, replay.needed_from)?;
         // What the scan will find again.
-        segment.keep_aborted_before(from.1.max(replay.from))?;
+        let found_again = from.1.max(replay.from);
+        segment.retain_aborted(|aborted| aborted.last_offset < found_again)?;
         let pass = self.pass(&segment, len, from, replay)?;
         let Pass { start, position: end, offset, indexer, first_time, unproven, rebuilt, bad } = pass;
         report.segments_scanned += usize::from(start == 0 || unproven.is_some());

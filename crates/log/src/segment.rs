@@ -181,9 +181,9 @@ impl Segment {
         if new.is_empty() { Ok(()) } else { self.aborted().add(&self.files, new) }
     }
 
-    /// Forgets aborted transactions that end at `from` or later; a scan will find them again.
-    pub(crate) fn keep_aborted_before(&self, from: Offset) -> io::Result<()> {
-        self.aborted().keep_before(&self.files, from)
+    /// Forgets aborted transactions that `kept` does not want.
+    pub(crate) fn retain_aborted(&self, kept: impl Fn(&Aborted) -> bool) -> io::Result<()> {
+        self.aborted().retain(&self.files, kept)
     }
 
     fn aborted(&self) -> MutexGuard<'_, AbortedList> {
@@ -200,6 +200,27 @@ impl Segment {
             }
         }
         Ok(())
+    }
+
+    /// The names will be another segment's. Whoever reads the files still may.
+    pub(crate) fn leave(&self) {
+        self.files.leave();
+    }
+
+    /// Makes the log file of another segment's content, which stands under a name of its own, this one's, and
+    /// leaves no index of the old one. After a crash it is the old log or the new one, and indexes are made
+    /// again.
+    pub(crate) fn swap_in(&self, cleaned: &str) -> io::Result<()> {
+        let storage = self.files.storage();
+        for part in [Part::Index, Part::TimeIndex] {
+            match storage.remove(&self.files.path(part)) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+        storage.sync_dir(&self.dir)?;
+        storage.rename(cleaned, &self.log_path())?;
+        storage.sync_dir(&self.dir)
     }
 
     /// Appends whole batches to `out`, from the first one that ends at `from` or later: at least one, and no

@@ -93,10 +93,14 @@ impl AbortedList {
         Ok(())
     }
 
-    /// Keeps what ends before `from`.
-    pub(crate) fn keep_before(&mut self, files: &Arc<SegmentFiles>, from: Offset) -> io::Result<()> {
+    /// Keeps what `kept` says.
+    pub(crate) fn retain(
+        &mut self,
+        files: &Arc<SegmentFiles>,
+        kept: impl Fn(&Aborted) -> bool,
+    ) -> io::Result<()> {
         let all = self.get(files)?;
-        let kept: Arc<[Aborted]> = all.iter().copied().filter(|entry| entry.last_offset < from).collect();
+        let kept: Arc<[Aborted]> = all.iter().copied().filter(kept).collect();
         if kept.len() < all.len() {
             self.known = Some(kept);
             self.rewrite(files)?;
@@ -165,7 +169,7 @@ mod tests {
         assert_ne!(AbortedList::default().get(&files).unwrap().len(), 3);
         list.sync(&files).unwrap();
         assert_eq!(*AbortedList::default().get(&files).unwrap(), [entry(1), entry(2), entry(3)]);
-        list.keep_before(&files, 8).unwrap();
+        list.retain(&files, |entry| entry.last_offset < 8).unwrap();
         assert_eq!(*AbortedList::default().get(&files).unwrap(), [entry(1), entry(2)]);
     }
 }

@@ -221,6 +221,19 @@ impl Writer {
         Ok(())
     }
 
+    /// Rolls the active segment if it has any records.
+    pub(crate) fn roll_if_used(&mut self, log: &PartitionLog) -> Result<(), CommitError> {
+        self.ready()?;
+        if self.active.size() == 0 {
+            return Ok(());
+        }
+        self.roll(log).inspect_err(|e| {
+            if let CommitError::Broken(e) = e {
+                self.state = State::Broken(e.clone());
+            }
+        })
+    }
+
     /// Writes the producers' state if there is any, and removes what is older than needed. The name is durable
     /// with the next sync of the folder.
     fn take_snapshot(&mut self, log: &PartitionLog) -> io::Result<()> {

@@ -3,9 +3,9 @@
 use dibs_model::Offset;
 
 use super::{
-    BatchError, CONTROL, CRC_FROM, HEADER_BYTES, LENGTH_OFFSET, LOG_APPEND_TIME, TRANSACTIONAL, codec,
-    crc_of,
-    read::{Batch, Header},
+    BatchError, CONTROL, CRC_FROM, DELETE_HORIZON, HEADER_BYTES, LENGTH_OFFSET, LOG_APPEND_TIME,
+    TRANSACTIONAL, codec, crc_of,
+    read::{Batch, Header, Record},
 };
 
 /// Builds one batch, record by record, as a producer does.
@@ -148,6 +148,44 @@ pub(crate) fn stamp_batch(batch: &mut [u8], append_time: i64, log_append_time: b
 pub(crate) fn set_crc(batch: &mut [u8]) {
     let crc = crc_of(batch);
     batch[17..CRC_FROM].copy_from_slice(&crc.to_be_bytes());
+}
+
+/// The same batch with fewer records, at the same offsets, and with another delete horizon (ms). `each` calls
+/// back for every record that is left.
+pub(crate) fn rebuild<'r>(
+    batch: &Batch<'_>,
+    horizon: Option<i64>,
+    records: usize,
+    each: impl FnOnce(&mut dyn FnMut(&Record<'r>, &[Header<'_>])),
+) -> Result<Vec<u8>, BatchError> {
+    let header = &batch.header;
+    let base = horizon.unwrap_or(if records == 0 { -1 } else { header.base_timestamp });
+    let (mut plain, mut max) = (Vec::new(), i64::MIN);
+    each(&mut |record, headers| {
+        let delta = (record.offset - header.base_offset) as i32;
+        let time = if header.is_log_append_time() { 0 } else { record.timestamp.wrapping_sub(base) };
+        put_record(&mut plain, delta, time, record.key, record.value, headers);
+        max = max.max(record.timestamp);
+    });
+    let mut bytes = batch.bytes[..HEADER_BYTES].to_vec();
+    let mut attributes = header.attributes & !DELETE_HORIZON;
+    if records == 0 {
+        attributes &= !0x07;
+        max = header.max_timestamp;
+    } else {
+        codec::pack(header.compression(), &plain, &mut bytes)?;
+    }
+    if horizon.is_some() && records > 0 {
+        attributes |= DELETE_HORIZON;
+    }
+    let length = (bytes.len() - LENGTH_OFFSET) as i32;
+    bytes[8..LENGTH_OFFSET].copy_from_slice(&length.to_be_bytes());
+    bytes[21..23].copy_from_slice(&attributes.to_be_bytes());
+    bytes[27..35].copy_from_slice(&if records == 0 { -1 } else { base }.to_be_bytes());
+    bytes[35..43].copy_from_slice(&max.to_be_bytes());
+    bytes[57..61].copy_from_slice(&(records as i32).to_be_bytes());
+    set_crc(&mut bytes);
+    Ok(bytes)
 }
 
 /// Gives a batch's header another largest timestamp (ms).

@@ -15,7 +15,9 @@ mod read;
 pub use build::BatchBuilder;
 #[cfg(test)]
 pub(crate) use build::set_crc;
-pub(crate) use build::{open_batch, put_record, recompress, record_size, retime, seal_batch, stamp_batch};
+pub(crate) use build::{
+    open_batch, put_record, rebuild, recompress, record_size, retime, seal_batch, stamp_batch,
+};
 pub use codec::MAX_UNPACKED_BYTES;
 pub use read::{Batch, Batches, Header, Headers, Record, Records};
 
