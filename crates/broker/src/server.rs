@@ -95,6 +95,7 @@ impl Broker {
         let (stop, stopping) = watch::channel(false);
         let mut tasks = JoinSet::new();
         tasks.spawn(shared.groups.clone().run_timer(stopping.clone()));
+        tasks.spawn(clean(shared.clone(), stopping.clone()));
         for (i, listener) in listeners.into_iter().enumerate() {
             tasks.spawn(accept(shared.clone(), listener, i, stopping.clone()));
         }
@@ -117,6 +118,18 @@ impl Broker {
         while self.tasks.join_next().await.is_some() {}
         let topics = self.shared.topics.clone();
         let _ = tokio::task::spawn_blocking(move || topics.stop()).await;
+    }
+}
+
+/// Has old records deleted and compacted now and then.
+async fn clean(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(shared.config.clean_every_ms)) => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+        let (topics, idle) = (shared.topics.clone(), shared.config.producer_idle_ms);
+        let _ = tokio::task::spawn_blocking(move || topics.clean(idle)).await;
     }
 }
 

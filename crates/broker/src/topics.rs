@@ -98,6 +98,14 @@ impl Topics {
         format!("{:?}", self.store).split('"').nth(1).unwrap_or_default().to_owned()
     }
 
+    /// Deletes and compacts what the topics' settings say, and forgets producers that were silent for so long
+    /// (ms). Reads and writes a good deal.
+    pub(crate) fn clean(&self, producer_idle_ms: i64) {
+        if let Err(e) = self.store.clean(clock::wall_ms(), producer_idle_ms) {
+            tracing::error!("old records could not be cleaned away: {e}");
+        }
+    }
+
     /// Commits what is pending and ends the threads.
     pub(crate) fn stop(&self) {
         drop(self.committer.lock().unwrap_or_else(PoisonError::into_inner).take());

@@ -43,6 +43,10 @@ settings! {
     "listener.security.protocol.map", Type::Text, "PLAINTEXT:PLAINTEXT",
         "Which security protocol each named listener speaks.";
     "listeners", Type::List, "PLAINTEXT://127.0.0.1:9092", "Where connections are accepted.";
+    "log.retention.check.interval.ms", Type::Long(1, MAX), "300000",
+        "How often old segments are deleted and compacted, in ms.";
+    "producer.id.expiration.ms", Type::Int(1, INT), "86400000",
+        "A producer that is silent so long is forgotten by a partition, in ms.";
     "max.connections", Type::Int(0, INT), "2147483647", "The most connections at a time.";
     "max.request.partition.size.limit", Type::Int(1, INT), "2000", "The most partitions that answer one request.";
     "num.partitions", Type::Int(1, INT), "1", "Partitions of topics made automatically or without a number.";
@@ -76,7 +80,6 @@ const WITHOUT_MEANING: &[&str] = &[
     "log.cleaner.enable",
     "log.cleaner.threads",
     "log.message.format.version",
-    "log.retention.check.interval.ms",
     "metadata.log.dir",
     "min.insync.replicas",
     "num.io.threads",
@@ -149,6 +152,8 @@ pub struct BrokerConfig {
     pub(crate) offset_metadata_max: usize,
     pub(crate) offsets_retention_ms: i64,
     pub(crate) offsets_check_ms: u64,
+    pub(crate) clean_every_ms: u64,
+    pub(crate) producer_idle_ms: i64,
     pub(crate) min_session_ms: i32,
     pub(crate) max_session_ms: i32,
     pub(crate) initial_rebalance_ms: i32,
@@ -245,6 +250,8 @@ impl BrokerConfig {
             offsets_partitions: int("offsets.topic.num.partitions") as u32,
             offset_metadata_max: int("offset.metadata.max.bytes") as usize,
             offsets_retention_ms: int("offsets.retention.minutes") * 60_000,
+            clean_every_ms: int("log.retention.check.interval.ms") as u64,
+            producer_idle_ms: int("producer.id.expiration.ms"),
             offsets_check_ms: int("offsets.retention.check.interval.ms") as u64,
             min_session_ms: int("group.min.session.timeout.ms") as i32,
             max_session_ms: int("group.max.session.timeout.ms") as i32,
