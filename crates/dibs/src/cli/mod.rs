@@ -1,6 +1,7 @@
 //! The command line. Each command is a file; this one is the table of contents.
 
 mod audit;
+mod broker;
 mod campaign;
 mod client;
 mod demo;
@@ -34,6 +35,8 @@ pub(crate) struct Dibs {
 enum Command {
     /// Run a server: HTTP API, log, decider, issuer and ledger in one process
     Serve(serve::Serve),
+    /// Run the embedded log alone, as a Kafka broker of one node
+    Broker(broker::BrokerArgs),
     /// See it work: a server of its own, a rush of claims, and the proof that it was exact
     Demo(demo::Demo),
     /// Create, show and change campaigns
@@ -82,7 +85,7 @@ pub(crate) enum Outcome {
 
 /// Runs the command and says how it ended.
 pub(crate) fn run(dibs: Dibs) -> ExitCode {
-    let quiet = !matches!(dibs.command, Command::Serve(_));
+    let quiet = !matches!(dibs.command, Command::Serve(_) | Command::Broker(_));
     log_to_stderr(dibs.verbose, quiet);
     match dispatch(dibs.command) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
@@ -101,6 +104,7 @@ pub(crate) fn run(dibs: Dibs) -> ExitCode {
 fn dispatch(command: Command) -> anyhow::Result<Outcome> {
     match command {
         Command::Serve(serve) => serve::run(serve)?,
+        Command::Broker(args) => broker::run(&args)?,
         Command::Demo(demo) => return demo::run(&demo),
         Command::Campaign { command, server } => campaign::campaign(&command, &server)?,
         Command::Claim(claim) => campaign::claim(&claim)?,

@@ -1,0 +1,48 @@
+//! DeleteTopics, by name or by id.
+
+use kafka_protocol::{
+    ResponseError,
+    messages::{
+        DeleteTopicsRequest, DeleteTopicsResponse, TopicName, delete_topics_request::DeleteTopicState,
+        delete_topics_response::DeletableTopicResult,
+    },
+};
+use uuid::Uuid;
+
+use super::{Context, blocking, code, text};
+
+pub(crate) async fn answer(cx: Context, request: DeleteTopicsRequest) -> DeleteTopicsResponse {
+    let by_name = |name: TopicName| DeleteTopicState::default().with_name(Some(name));
+    let named = request.topic_names.into_iter().map(by_name);
+    let mut responses = Vec::new();
+    for wanted in request.topics.into_iter().chain(named) {
+        let done = delete(&cx, &wanted).await;
+        let known = done.as_ref().ok().cloned();
+        let result = DeletableTopicResult::default()
+            .with_error_code(code(&done))
+            .with_name(wanted.name.or(known.as_ref().map(|k| super::topic_name(&k.0))))
+            .with_topic_id(known.map_or(wanted.topic_id, |k| k.1));
+        let why = done.err().filter(|_| cx.version >= 5).map(|e| text(e.to_string()));
+        responses.push(result.with_error_message(why));
+    }
+    DeleteTopicsResponse::default().with_responses(responses)
+}
+
+async fn delete(cx: &Context, wanted: &DeleteTopicState) -> Result<(String, Uuid), ResponseError> {
+    if !cx.shared.config.delete_topic {
+        return Err(ResponseError::TopicDeletionDisabled);
+    }
+    let topics = &cx.shared.topics;
+    let topic = match &wanted.name {
+        Some(_) if wanted.topic_id != Uuid::nil() => return Err(ResponseError::InvalidRequest),
+        Some(name) => topics.get(name).ok_or(ResponseError::UnknownTopicOrPartition)?,
+        None => topics.by_id(wanted.topic_id).ok_or(ResponseError::UnknownTopicId)?,
+    };
+    if topic.is_internal() {
+        return Err(ResponseError::InvalidTopicException);
+    }
+    let (topics, name) = (topics.clone(), topic.name().to_owned());
+    blocking(move || topics.delete(&name)).await?;
+    cx.shared.groups.forget_topic(topic.name());
+    Ok((topic.name().to_owned(), topic.id()))
+}

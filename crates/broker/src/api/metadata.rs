@@ -1,0 +1,99 @@
+//! Metadata: brokers, topics, partitions. Asking for a topic makes it, if that is configured.
+
+use std::sync::Arc;
+
+use kafka_protocol::{
+    ResponseError,
+    messages::{BrokerId, MetadataRequest, MetadataResponse, metadata_request::*, metadata_response::*},
+};
+use uuid::Uuid;
+
+use super::{Context, blocking, text, topic_name};
+use crate::{
+    server::Shared,
+    topics::{Topic, is_internal},
+};
+
+pub(crate) async fn answer(cx: Context, request: MetadataRequest) -> MetadataResponse {
+    let shared = &cx.shared;
+    let all = match &request.topics {
+        None => true,
+        Some(topics) => cx.version == 0 && topics.is_empty(),
+    };
+    let mut topics = Vec::new();
+    if all {
+        topics.extend(shared.topics.all().iter().map(|t| describe(shared, t)));
+    } else {
+        let create = shared.config.auto_create && (cx.version < 4 || request.allow_auto_topic_creation);
+        for wanted in request.topics.unwrap_or_default() {
+            topics.push(find(&cx, wanted, create).await);
+        }
+    }
+    let (host, port) = shared.advertised(&cx.client);
+    let broker = MetadataResponseBroker::default()
+        .with_node_id(BrokerId(shared.config.node_id))
+        .with_host(text(host))
+        .with_port(port);
+    MetadataResponse::default()
+        .with_brokers(vec![broker])
+        .with_cluster_id(Some(text(&shared.cluster_id)))
+        .with_controller_id(BrokerId(shared.config.node_id))
+        .with_topics(topics)
+}
+
+async fn find(cx: &Context, wanted: MetadataRequestTopic, create: bool) -> MetadataResponseTopic {
+    let error = |e: ResponseError| MetadataResponseTopic::default().with_error_code(e.code());
+    let Some(name) = wanted.name else {
+        return match cx.shared.topics.by_id(wanted.topic_id) {
+            Some(topic) => describe(&cx.shared, &topic),
+            None => error(ResponseError::UnknownTopicId).with_topic_id(wanted.topic_id),
+        };
+    };
+    if wanted.topic_id != Uuid::nil() {
+        return error(ResponseError::InvalidRequest).with_name(Some(name));
+    }
+    match find_or_create(&cx.shared, &name, create).await {
+        Ok(topic) => describe(&cx.shared, &topic),
+        Err(e) => error(e).with_name(Some(name)),
+    }
+}
+
+async fn find_or_create(shared: &Arc<Shared>, name: &str, create: bool) -> Result<Topic, ResponseError> {
+    if let Some(topic) = shared.topics.get(name) {
+        return Ok(topic);
+    }
+    if dibs_log::check_topic_name(name).is_err() {
+        return Err(ResponseError::InvalidTopicException);
+    }
+    if !create || is_internal(name) {
+        return Err(ResponseError::UnknownTopicOrPartition);
+    }
+    let (shared, name) = (shared.clone(), name.to_owned());
+    blocking(move || {
+        match shared.topics.create(&name, shared.config.num_partitions, Default::default()) {
+            // Somebody else was quicker.
+            Err(ResponseError::TopicAlreadyExists) => {
+                shared.topics.get(&name).ok_or(ResponseError::UnknownTopicOrPartition)
+            }
+            done => done,
+        }
+    })
+    .await
+}
+
+fn describe(shared: &Shared, topic: &Topic) -> MetadataResponseTopic {
+    let node = BrokerId(shared.config.node_id);
+    let partitions = (0..topic.partition_count() as i32).map(|i| {
+        MetadataResponsePartition::default()
+            .with_partition_index(i)
+            .with_leader_id(node)
+            .with_leader_epoch(0)
+            .with_replica_nodes(vec![node])
+            .with_isr_nodes(vec![node])
+    });
+    MetadataResponseTopic::default()
+        .with_name(Some(topic_name(topic.name())))
+        .with_topic_id(topic.id())
+        .with_is_internal(topic.is_internal())
+        .with_partitions(partitions.collect())
+}

@@ -1,0 +1,200 @@
+//! What is answered, one file for each API or family of them. The versions stand beside the handler.
+
+mod api_versions;
+mod cluster;
+mod configs;
+mod create_partitions;
+mod create_topics;
+mod delete_records;
+mod delete_topics;
+mod fetch;
+mod find_coordinator;
+mod groups;
+mod init_producer_id;
+mod leaders;
+mod list_offsets;
+mod log_dirs;
+mod membership;
+mod metadata;
+mod offsets;
+mod produce;
+mod topic_partitions;
+
+use std::{fmt, future::Future, pin::Pin, sync::Arc};
+
+use bytes::{Bytes, BytesMut};
+use kafka_protocol::{
+    ResponseError,
+    messages::TopicName,
+    protocol::{Decodable, Encodable, HeaderVersion, StrBytes},
+};
+
+use crate::{
+    connection::{Client, Hangup},
+    server::Shared,
+    wire::{RequestHeader, Versions, respond, shape},
+};
+
+/// A request that is being answered.
+pub(crate) struct Answering {
+    pub(crate) future: Pin<Box<dyn Future<Output = Result<Option<BytesMut>, Hangup>> + Send>>,
+    /// Whether the connection's next request may begin before this one is answered.
+    pub(crate) pipelined: bool,
+}
+
+/// What a handler knows besides the request.
+#[derive(Clone)]
+pub(crate) struct Context {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) client: Arc<Client>,
+    pub(crate) client_id: String,
+    pub(crate) version: i16,
+}
+
+/// A request before it is decoded.
+struct Call {
+    cx: Context,
+    correlation: i32,
+    body: Bytes,
+}
+
+macro_rules! apis {
+    ($($key:literal $min:literal..=$max:literal => $handler:expr;)*) => {
+        /// What is served, as (key, versions). Produce is said to begin at 0 though 3 is the first that is
+        /// taken: older librdkafka turns compression off otherwise.
+        pub(crate) const SERVED: &[(i16, Versions)] = &[$(($key, Versions($min, $max)),)*];
+
+        fn dispatch(key: i16, call: Call) -> Result<Answering, Hangup> {
+            match key {
+                0 => produce::begin(call),
+                $($key => call.run($handler),)*
+                _ => Err(Hangup::Refused(format!("API {key} is not served"))),
+            }
+        }
+    };
+}
+
+apis! {
+    1 4..=18 => fetch::answer;
+    2 1..=10 => list_offsets::answer;
+    3 0..=13 => metadata::answer;
+    8 2..=9 => offsets::commit;
+    9 1..=9 => offsets::fetch;
+    10 0..=6 => find_coordinator::answer;
+    11 0..=9 => membership::join;
+    12 0..=4 => membership::heartbeat;
+    13 0..=5 => membership::leave;
+    14 0..=5 => membership::sync;
+    15 0..=6 => groups::describe;
+    16 0..=5 => groups::list;
+    18 0..=4 => api_versions::answer;
+    19 2..=7 => create_topics::answer;
+    20 1..=6 => delete_topics::answer;
+    21 0..=2 => delete_records::answer;
+    22 0..=5 => init_producer_id::answer;
+    23 2..=4 => list_offsets::answer_epochs;
+    32 1..=4 => configs::describe;
+    33 0..=2 => configs::alter;
+    35 1..=4 => log_dirs::answer;
+    37 0..=3 => create_partitions::answer;
+    42 0..=2 => groups::delete;
+    43 0..=2 => leaders::elect;
+    44 0..=1 => configs::alter_incrementally;
+    46 0..=0 => leaders::reassignments;
+    47 0..=0 => offsets::delete;
+    55 0..=2 => cluster::quorum;
+    60 0..=2 => cluster::answer;
+    74 0..=1 => configs::list;
+    75 0..=0 => topic_partitions::answer;
+}
+
+/// Begins to answer a request. An error ends the connection, as it does with Kafka.
+pub(crate) fn begin(
+    shared: &Arc<Shared>,
+    client: &Arc<Client>,
+    mut frame: Bytes,
+) -> Result<Answering, Hangup> {
+    let mut header = RequestHeader::begin(&mut frame)?;
+    let (key, version) = (header.key, header.version);
+    let unserved = || Hangup::Refused(format!("API {key} version {version} is not served"));
+    let shape = shape(key).ok_or_else(unserved)?;
+    if key == api_versions::KEY && !shape.versions.has(version) {
+        return api_versions::unsupported(header.correlation);
+    }
+    if !served(key).is_some_and(|versions| versions.has(version)) {
+        return Err(unserved());
+    }
+    header.finish(&mut frame, shape.is_flexible(version))?;
+    shape.check(&frame, version)?;
+    let client_id = header.client_id.unwrap_or_default();
+    let cx = Context { shared: shared.clone(), client: client.clone(), client_id, version };
+    dispatch(key, Call { cx, correlation: header.correlation, body: frame })
+}
+
+/// The versions of an API that are taken.
+fn served(key: i16) -> Option<Versions> {
+    if key == produce::KEY {
+        return Some(produce::VERSIONS);
+    }
+    SERVED.iter().find(|(k, _)| *k == key).map(|(_, versions)| *versions)
+}
+
+impl Call {
+    fn decode<R: Decodable>(&mut self) -> Result<R, Hangup> {
+        R::decode(&mut self.body, self.cx.version).map_err(|e| Hangup::Refused(e.to_string()))
+    }
+
+    fn run<Req, Res, F>(
+        mut self,
+        handler: impl FnOnce(Context, Req) -> F + Send + 'static,
+    ) -> Result<Answering, Hangup>
+    where
+        Req: Decodable + Send + 'static,
+        Res: Encodable + HeaderVersion + Send,
+        F: Future<Output = Res> + Send,
+    {
+        let request = self.decode::<Req>()?;
+        let (correlation, version) = (self.correlation, self.cx.version);
+        let future = async move {
+            let response = handler(self.cx, request).await;
+            respond(correlation, version, &response).map(Some).map_err(unencodable)
+        };
+        Ok(Answering { future: Box::pin(future), pipelined: false })
+    }
+}
+
+fn unencodable(what: String) -> Hangup {
+    tracing::error!("a response could not be written: {what}");
+    Hangup::Unencodable(what)
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} version {}", self.client_id, self.version)
+    }
+}
+
+/// Text as the codec wants it.
+fn text(s: impl Into<String>) -> StrBytes {
+    StrBytes::from_string(s.into())
+}
+
+/// A topic's name as the codec wants it.
+fn topic_name(s: &str) -> TopicName {
+    TopicName(text(s))
+}
+
+/// An error's number, 0 for none.
+fn code<T>(result: &Result<T, ResponseError>) -> i16 {
+    result.as_ref().err().map_or(0, ResponseError::code)
+}
+
+/// Runs what waits for the disk where it holds nobody up.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ResponseError> + Send + 'static,
+) -> Result<T, ResponseError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or(Err(ResponseError::UnknownServerError))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,183 @@
+//! OffsetCommit, OffsetFetch, OffsetDelete: what groups have consumed.
+
+use kafka_protocol::{
+    ResponseError,
+    messages::{
+        OffsetCommitRequest, OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse,
+        OffsetFetchRequest, OffsetFetchResponse, TopicName,
+        offset_commit_request::OffsetCommitRequestPartition, offset_commit_response::*,
+        offset_delete_response::*, offset_fetch_request::OffsetFetchRequestTopics, offset_fetch_response::*,
+    },
+};
+
+use super::{Context, code, text, topic_name};
+use crate::{clock, group::offsets::Committed};
+
+pub(crate) async fn commit(cx: Context, request: OffsetCommitRequest) -> OffsetCommitResponse {
+    let group = &*request.group_id;
+    let instance = request.group_instance_id.as_deref();
+    let generation = request.generation_id_or_member_epoch;
+    let at = clock::wall_ms();
+    let topics = &cx.shared.topics;
+    let committed = cx.shared.groups.with(group, |shard, now, fx| {
+        let allowed = shard.may_commit(now, group, &request.member_id, instance, generation);
+        let mut responses = Vec::with_capacity(request.topics.len());
+        for topic in &request.topics {
+            let mut one = |p: &OffsetCommitRequestPartition| {
+                allowed?;
+                if topics.partition(&topic.name, p.partition_index).is_none() {
+                    return Err(ResponseError::UnknownTopicOrPartition);
+                }
+                let value = Committed {
+                    offset: p.committed_offset,
+                    leader_epoch: p.committed_leader_epoch,
+                    metadata: p.committed_metadata.as_deref().unwrap_or_default().to_owned(),
+                    at,
+                };
+                shard.commit(group, &topic.name, p.partition_index, value, fx)
+            };
+            let partitions = topic.partitions.iter().map(|p| {
+                OffsetCommitResponsePartition::default()
+                    .with_partition_index(p.partition_index)
+                    .with_error_code(code(&one(p)))
+            });
+            let partitions = partitions.collect();
+            let response = OffsetCommitResponseTopic::default().with_name(topic.name.clone());
+            responses.push(response.with_partitions(partitions));
+        }
+        responses
+    });
+    let response = OffsetCommitResponse::default();
+    match committed.await {
+        Ok(topics) => response.with_topics(topics),
+        Err(e) => response.with_topics(refuse_all(&request, e)),
+    }
+}
+
+fn refuse_all(request: &OffsetCommitRequest, error: ResponseError) -> Vec<OffsetCommitResponseTopic> {
+    let refuse = |p: &OffsetCommitRequestPartition| {
+        OffsetCommitResponsePartition::default()
+            .with_partition_index(p.partition_index)
+            .with_error_code(error.code())
+    };
+    let topics = request.topics.iter().map(|t| {
+        OffsetCommitResponseTopic::default()
+            .with_name(t.name.clone())
+            .with_partitions(t.partitions.iter().map(refuse).collect())
+    });
+    topics.collect()
+}
+
+pub(crate) async fn fetch(cx: Context, request: OffsetFetchRequest) -> OffsetFetchResponse {
+    if cx.version < 8 {
+        let wanted = request.topics.map(|topics| {
+            let topic = |t: kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestTopic| {
+                OffsetFetchRequestTopics::default()
+                    .with_name(t.name)
+                    .with_partition_indexes(t.partition_indexes)
+            };
+            topics.into_iter().map(topic).collect()
+        });
+        return match fetch_group(&cx, &request.group_id, wanted).await {
+            Ok(topics) => {
+                OffsetFetchResponse::default().with_topics(topics.into_iter().map(single).collect())
+            }
+            Err(e) => OffsetFetchResponse::default().with_error_code(e.code()),
+        };
+    }
+    let mut groups = Vec::with_capacity(request.groups.len());
+    for group in request.groups {
+        let response = OffsetFetchResponseGroup::default().with_group_id(group.group_id.clone());
+        groups.push(match fetch_group(&cx, &group.group_id, group.topics).await {
+            Ok(topics) => response.with_topics(topics),
+            Err(e) => response.with_error_code(e.code()),
+        });
+    }
+    OffsetFetchResponse::default().with_groups(groups)
+}
+
+/// A topic's offsets in the form of the versions before 8.
+fn single(topic: OffsetFetchResponseTopics) -> OffsetFetchResponseTopic {
+    let partitions = topic.partitions.into_iter().map(|p| {
+        OffsetFetchResponsePartition::default()
+            .with_partition_index(p.partition_index)
+            .with_committed_offset(p.committed_offset)
+            .with_committed_leader_epoch(p.committed_leader_epoch)
+            .with_metadata(p.metadata)
+            .with_error_code(p.error_code)
+    });
+    let partitions = partitions.collect();
+    OffsetFetchResponseTopic::default().with_name(topic.name).with_partitions(partitions)
+}
+
+/// The offsets of some topics' partitions, or of all.
+async fn fetch_group(
+    cx: &Context,
+    id: &str,
+    wanted: Option<Vec<OffsetFetchRequestTopics>>,
+) -> Result<Vec<OffsetFetchResponseTopics>, ResponseError> {
+    let version = cx.version;
+    let found = cx.shared.groups.with(id, |shard, _, _| {
+        let offsets = shard.get(id).map(|group| &group.offsets);
+        let entry = |partition: i32, committed: Option<&Committed>| {
+            let response = OffsetFetchResponsePartitions::default().with_partition_index(partition);
+            let epoch = committed.filter(|_| version >= 5).map_or(-1, |c| c.leader_epoch);
+            response
+                .with_committed_offset(committed.map_or(-1, |c| c.offset))
+                .with_committed_leader_epoch(epoch)
+                .with_metadata(Some(text(committed.map_or("", |c| &c.metadata))))
+        };
+        let topic = |name: TopicName, partitions| {
+            OffsetFetchResponseTopics::default().with_name(name).with_partitions(partitions)
+        };
+        match wanted {
+            Some(wanted) => {
+                let of = |t: OffsetFetchRequestTopics| {
+                    let get = |p: &i32| entry(*p, offsets.and_then(|o| o.get(&t.name, *p)));
+                    let partitions = t.partition_indexes.iter().map(get).collect();
+                    topic(t.name.clone(), partitions)
+                };
+                wanted.into_iter().map(of).collect()
+            }
+            None => {
+                let all = offsets.into_iter().flat_map(|o| o.iter());
+                all.map(|(name, ps)| {
+                    topic(topic_name(name), ps.iter().map(|(p, c)| entry(*p, Some(c))).collect())
+                })
+                .collect()
+            }
+        }
+    });
+    found.await
+}
+
+pub(crate) async fn delete(cx: Context, request: OffsetDeleteRequest) -> OffsetDeleteResponse {
+    let group = &*request.group_id;
+    let deleted = cx.shared.groups.with(group, |shard, _, fx| {
+        if shard.get(group).is_none() {
+            return Err(ResponseError::GroupIdNotFound);
+        }
+        let mut topics = Vec::with_capacity(request.topics.len());
+        for topic in &request.topics {
+            let partitions = topic.partitions.iter().map(|p| {
+                let known = cx.shared.topics.partition(&topic.name, p.partition_index).is_some();
+                let done = if known {
+                    shard.delete_offset(group, &topic.name, p.partition_index, fx)
+                } else {
+                    Err(ResponseError::UnknownTopicOrPartition)
+                };
+                OffsetDeleteResponsePartition::default()
+                    .with_partition_index(p.partition_index)
+                    .with_error_code(code(&done))
+            });
+            let partitions = partitions.collect();
+            let response = OffsetDeleteResponseTopic::default().with_name(topic.name.clone());
+            topics.push(response.with_partitions(partitions));
+        }
+        Ok(topics)
+    });
+    match deleted.await.and_then(|d| d) {
+        Ok(topics) => OffsetDeleteResponse::default().with_topics(topics),
+        Err(e) => OffsetDeleteResponse::default().with_error_code(e.code()),
+    }
+}

@@ -1,0 +1,410 @@
+//! The broker's own settings: parsed low (names and texts), then validated once into what is used.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    topic::TOPIC_SETTINGS,
+    value::{Type, check},
+};
+
+/// One setting of the broker.
+#[derive(Debug)]
+pub(crate) struct BrokerSetting {
+    pub(crate) name: &'static str,
+    pub(crate) kind: Type,
+    pub(crate) default: &'static str,
+    pub(crate) doc: &'static str,
+}
+
+const MAX: i64 = i64::MAX;
+const INT: i64 = i32::MAX as i64;
+
+macro_rules! settings {
+    ($($name:literal, $kind:expr, $default:literal, $doc:literal;)*) => {
+        /// Settings that mean something here, and are no topic's default.
+        pub(crate) const BROKER_SETTINGS: &[BrokerSetting] =
+            &[$(BrokerSetting { name: $name, kind: $kind, default: $default, doc: $doc },)*];
+    };
+}
+
+settings! {
+    "advertised.listeners", Type::List, "", "The addresses told to clients, where they differ from listeners.";
+    "auto.create.topics.enable", Type::Bool, "true", "Whether asking for a topic makes it.";
+    "broker.id", Type::Int(0, INT), "1", "The broker's number.";
+    "node.id", Type::Int(0, INT), "1", "The broker's number.";
+    "connections.max.idle.ms", Type::Long(1, MAX), "600000", "A connection that is silent so long is closed.";
+    "delete.topic.enable", Type::Bool, "true", "Whether topics can be deleted.";
+    "fetch.max.bytes", Type::Int(1024, INT), "57671680", "The most bytes that answer a fetch.";
+    "group.initial.rebalance.delay.ms", Type::Int(0, INT), "0",
+        "How long a new group waits for more members before its first rebalance, in ms.";
+    "group.max.session.timeout.ms", Type::Int(1, INT), "1800000", "The longest session time-out of a member.";
+    "group.max.size", Type::Int(1, INT), "2147483647", "The most members of a classic group.";
+    "group.min.session.timeout.ms", Type::Int(1, INT), "6000", "The shortest session time-out of a member.";
+    "listener.security.protocol.map", Type::Text, "PLAINTEXT:PLAINTEXT",
+        "Which security protocol each named listener speaks.";
+    "listeners", Type::List, "PLAINTEXT://127.0.0.1:9092", "Where connections are accepted.";
+    "log.retention.check.interval.ms", Type::Long(1, MAX), "300000",
+        "How often old segments are deleted and compacted, in ms.";
+    "producer.id.expiration.ms", Type::Int(1, INT), "86400000",
+        "A producer that is silent so long is forgotten by a partition, in ms.";
+    "max.connections", Type::Int(0, INT), "2147483647", "The most connections at a time.";
+    "max.request.partition.size.limit", Type::Int(1, INT), "2000", "The most partitions that answer one request.";
+    "num.partitions", Type::Int(1, INT), "1", "Partitions of topics made automatically or without a number.";
+    "offset.metadata.max.bytes", Type::Int(0, INT), "4096", "The longest metadata of a committed offset.";
+    "offsets.retention.check.interval.ms", Type::Long(1, MAX), "600000",
+        "How often expired offsets are looked for, in ms.";
+    "offsets.retention.minutes", Type::Int(1, INT), "10080", "How long an idle group's offsets are kept.";
+    "offsets.topic.num.partitions", Type::Int(1, 10_000), "50", "Partitions of __consumer_offsets.";
+    "offsets.topic.segment.bytes", Type::Int(1, INT), "104857600", "Segment size of __consumer_offsets.";
+    "socket.request.max.bytes", Type::Int(1024, INT), "104857600", "The largest request, in bytes.";
+}
+
+/// Kafka's settings that have no meaning here: clusters, controllers, thread pools, sockets' buffers.
+const WITHOUT_MEANING: &[&str] = &[
+    "default.replication.factor",
+    "background.threads",
+    "broker.heartbeat.interval.ms",
+    "broker.rack",
+    "broker.session.timeout.ms",
+    "controlled.shutdown.enable",
+    "controller.listener.names",
+    "controller.quorum.bootstrap.servers",
+    "controller.quorum.voters",
+    "group.coordinator.append.linger.ms",
+    "group.coordinator.rebalance.protocols",
+    "group.coordinator.threads",
+    "inter.broker.listener.name",
+    "inter.broker.protocol.version",
+    "log.dir",
+    "log.dirs",
+    "log.cleaner.enable",
+    "log.cleaner.threads",
+    "log.message.format.version",
+    "metadata.log.dir",
+    "min.insync.replicas",
+    "num.io.threads",
+    "num.network.threads",
+    "num.recovery.threads.per.data.dir",
+    "num.replica.fetchers",
+    "offsets.topic.replication.factor",
+    "process.roles",
+    "queued.max.requests",
+    "replica.lag.time.max.ms",
+    "share.coordinator.state.topic.min.isr",
+    "share.coordinator.state.topic.replication.factor",
+    "socket.listen.backlog.size",
+    "socket.receive.buffer.bytes",
+    "socket.send.buffer.bytes",
+    "transaction.state.log.min.isr",
+    "transaction.state.log.replication.factor",
+    "security.inter.broker.protocol",
+    "zookeeper.connect",
+    "zookeeper.connection.timeout.ms",
+];
+
+/// Why settings cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// Kafka knows no setting of this name.
+    #[error("there is no setting {name}{}", suggestion.as_ref().map(|s| format!("; did you mean {s}?")).unwrap_or_default())]
+    Unknown {
+        /// As it was written.
+        name: String,
+        /// The nearest name that there is.
+        suggestion: Option<String>,
+    },
+    /// A value that the setting does not take.
+    #[error("{0}")]
+    Value(String),
+}
+
+/// One address that is listened on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Its name, such as `PLAINTEXT` or `EXTERNAL`.
+    pub name: String,
+    /// Host name or address; empty means all addresses.
+    pub host: String,
+    /// Port; 0 takes a free one.
+    pub port: u16,
+}
+
+/// The broker's settings, validated.
+#[derive(Clone, Debug)]
+pub struct BrokerConfig {
+    /// What was set, by name.
+    set: BTreeMap<String, String>,
+    /// Settings that were given and do nothing here, as sentences for the operator.
+    pub warnings: Vec<String>,
+    /// Where connections are accepted. Never empty.
+    pub listeners: Vec<Listener>,
+    /// What clients are told, by listener's name; a listener that is missing is told as it is.
+    pub advertised: Vec<Listener>,
+    pub(crate) node_id: i32,
+    pub(crate) auto_create: bool,
+    pub(crate) delete_topic: bool,
+    pub(crate) num_partitions: u32,
+    pub(crate) max_request: usize,
+    pub(crate) fetch_max_bytes: usize,
+    pub(crate) max_connections: usize,
+    pub(crate) idle_ms: u64,
+    pub(crate) offsets_partitions: u32,
+    pub(crate) offset_metadata_max: usize,
+    pub(crate) offsets_retention_ms: i64,
+    pub(crate) offsets_check_ms: u64,
+    pub(crate) clean_every_ms: u64,
+    pub(crate) producer_idle_ms: i64,
+    pub(crate) min_session_ms: i32,
+    pub(crate) max_session_ms: i32,
+    pub(crate) initial_rebalance_ms: i32,
+    pub(crate) group_max_size: usize,
+    pub(crate) request_partitions: usize,
+}
+
+impl Default for BrokerConfig {
+    fn default() -> Self {
+        let nothing: [(&str, &str); 0] = [];
+        BrokerConfig::new(nothing).unwrap_or_else(|e| unreachable!("the defaults are valid: {e}"))
+    }
+}
+
+impl BrokerConfig {
+    /// Takes settings under Kafka's names; of one that is given twice the last counts.
+    pub fn new<K: AsRef<str>, V: AsRef<str>>(
+        settings: impl IntoIterator<Item = (K, V)>,
+    ) -> Result<BrokerConfig, ConfigError> {
+        let (mut set, mut warnings) = (BTreeMap::new(), Vec::new());
+        for (name, value) in settings {
+            let (name, value) = (canonical(name.as_ref()), value.as_ref().trim());
+            if let Some(kind) = kind_of(&name) {
+                check(&name, kind, value).map_err(ConfigError::Value)?;
+                set.insert(name, value.to_owned());
+            } else if has_no_meaning(&name) {
+                warnings.push(format!("{name} has no meaning here and is ignored"));
+            } else {
+                return Err(ConfigError::Unknown { suggestion: suggest(&name), name });
+            }
+        }
+        unfold_hours(&mut set);
+        BrokerConfig::validate(set, warnings)
+    }
+
+    fn validate(set: BTreeMap<String, String>, warnings: Vec<String>) -> Result<BrokerConfig, ConfigError> {
+        let text = |name: &str| {
+            let default = BROKER_SETTINGS.iter().find(|s| s.name == name).map_or("", |s| s.default);
+            set.get(name).map_or(default, String::as_str)
+        };
+        let int = |name: &str| text(name).parse::<i64>().unwrap_or_default();
+        let bool = |name: &str| text(name).eq_ignore_ascii_case("true");
+        let listeners = parse_listeners("listeners", text("listeners"))?;
+        if listeners.is_empty() {
+            return Err(ConfigError::Value("listeners must name at least one address".into()));
+        }
+        for entry in text("listener.security.protocol.map").split(',').filter(|e| !e.is_empty()) {
+            if !matches!(
+                entry.split_once(':'),
+                Some((_, "PLAINTEXT" | "SSL" | "SASL_PLAINTEXT" | "SASL_SSL"))
+            ) {
+                return Err(ConfigError::Value(format!(
+                    "listener.security.protocol.map: {entry:?} is not NAME:PROTOCOL"
+                )));
+            }
+            if let Some((name, protocol)) = entry.split_once(':')
+                && protocol != "PLAINTEXT"
+                && listeners.iter().any(|l| l.name == name)
+            {
+                return Err(ConfigError::Value(format!("listener {name}: {protocol} is not supported")));
+            }
+        }
+        let advertised = parse_listeners("advertised.listeners", text("advertised.listeners"))?;
+        for listener in &advertised {
+            if !listeners.iter().any(|l| l.name == listener.name) {
+                return Err(ConfigError::Value(format!(
+                    "advertised.listeners names {}, which listeners does not",
+                    listener.name
+                )));
+            }
+        }
+        let meta = |l: &&Listener| ["0.0.0.0", "::"].contains(&l.host.as_str());
+        if let Some(listener) =
+            listeners.iter().filter(meta).find(|l| !advertised.iter().any(|a| a.name == l.name))
+        {
+            return Err(ConfigError::Value(format!(
+                "listener {name} accepts connections on all addresses, and clients cannot be sent to {host}: \
+                 set advertised.listeners={name}://HOST:{port} with the host name that clients reach",
+                name = listener.name,
+                host = listener.host,
+                port = listener.port,
+            )));
+        }
+        let node_id = if set.contains_key("node.id") { int("node.id") } else { int("broker.id") } as i32;
+        Ok(BrokerConfig {
+            node_id,
+            auto_create: bool("auto.create.topics.enable"),
+            delete_topic: bool("delete.topic.enable"),
+            num_partitions: int("num.partitions") as u32,
+            max_request: int("socket.request.max.bytes") as usize,
+            fetch_max_bytes: int("fetch.max.bytes") as usize,
+            max_connections: int("max.connections") as usize,
+            idle_ms: int("connections.max.idle.ms") as u64,
+            offsets_partitions: int("offsets.topic.num.partitions") as u32,
+            offset_metadata_max: int("offset.metadata.max.bytes") as usize,
+            offsets_retention_ms: int("offsets.retention.minutes") * 60_000,
+            clean_every_ms: int("log.retention.check.interval.ms") as u64,
+            producer_idle_ms: int("producer.id.expiration.ms"),
+            offsets_check_ms: int("offsets.retention.check.interval.ms") as u64,
+            min_session_ms: int("group.min.session.timeout.ms") as i32,
+            max_session_ms: int("group.max.session.timeout.ms") as i32,
+            initial_rebalance_ms: int("group.initial.rebalance.delay.ms") as i32,
+            group_max_size: int("group.max.size") as usize,
+            request_partitions: int("max.request.partition.size.limit") as usize,
+            listeners,
+            advertised,
+            set,
+            warnings,
+        })
+    }
+
+    /// What the settings say about topics that do not say otherwise, under the topics' names for it: for
+    /// [`dibs_log::StoreConfig::defaults`].
+    pub fn topic_defaults(&self) -> BTreeMap<String, String> {
+        let said = |s: &super::TopicSetting| Some((s.name.to_owned(), self.get(s.broker?)?.to_owned()));
+        TOPIC_SETTINGS.iter().filter_map(said).collect()
+    }
+
+    /// What was set for a name.
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.set.get(name).map(String::as_str)
+    }
+}
+
+/// Older names for the same setting.
+fn canonical(name: &str) -> String {
+    name.trim().to_owned()
+}
+
+/// `log.retention.hours` and `.minutes` are other units of `log.retention.ms`, and so on.
+fn unfold_hours(set: &mut BTreeMap<String, String>) {
+    for (from, to, unit) in COARSE {
+        if let Some(n) = set.get(*from).and_then(|v| v.parse::<i64>().ok())
+            && !set.contains_key(*to)
+        {
+            set.insert((*to).to_owned(), if n < 0 { n } else { n.saturating_mul(*unit) }.to_string());
+        }
+    }
+}
+
+const COARSE: &[(&str, &str, i64)] = &[
+    ("log.retention.minutes", "log.retention.ms", 60_000),
+    ("log.retention.hours", "log.retention.ms", 3_600_000),
+    ("log.roll.hours", "log.roll.ms", 3_600_000),
+    ("log.roll.jitter.hours", "log.roll.jitter.ms", 3_600_000),
+];
+
+fn kind_of(name: &str) -> Option<Type> {
+    let own = BROKER_SETTINGS.iter().find(|s| s.name == name).map(|s| s.kind);
+    let topics = || TOPIC_SETTINGS.iter().find(|s| s.broker == Some(name)).map(|s| s.kind);
+    let coarse = || COARSE.iter().any(|c| c.0 == name).then_some(Type::Int(-1, INT));
+    own.or_else(topics).or_else(coarse)
+}
+
+fn has_no_meaning(name: &str) -> bool {
+    const PREFIXES: [&str; 12] = [
+        "controller.",
+        "replica.",
+        "remote.log.",
+        "metadata.",
+        "metric",
+        "share.",
+        "ssl.",
+        "group.share.",
+        "group.streams.",
+        "group.consumer.",
+        "transaction.",
+        "transactional.",
+    ];
+    WITHOUT_MEANING.contains(&name) || PREFIXES.iter().any(|p| name.starts_with(p))
+}
+
+fn suggest(name: &str) -> Option<String> {
+    let own = BROKER_SETTINGS.iter().map(|s| s.name);
+    let topics = TOPIC_SETTINGS.iter().filter_map(|s| s.broker);
+    // A topic's name for a setting is the commonest slip.
+    if let Some(setting) = TOPIC_SETTINGS.iter().find(|s| s.name == name) {
+        return setting.broker.map(str::to_owned);
+    }
+    let names: BTreeSet<&str> = own.chain(topics).chain(COARSE.iter().map(|c| c.0)).collect();
+    let (distance, best) = names.into_iter().map(|n| (distance(name, n), n)).min()?;
+    (distance <= 2 + name.len() / 6).then(|| best.to_owned())
+}
+
+/// How many letters have to be changed, put in or taken out.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+fn parse_listeners(name: &str, text: &str) -> Result<Vec<Listener>, ConfigError> {
+    let mut listeners: Vec<Listener> = Vec::new();
+    for entry in text.split(',').map(str::trim).filter(|e| !e.is_empty()) {
+        let wrong = |what: &str| ConfigError::Value(format!("{name}: {entry:?} {what}"));
+        let (listener, address) = entry.split_once("://").ok_or_else(|| wrong("is not NAME://HOST:PORT"))?;
+        let (host, port) = address.rsplit_once(':').ok_or_else(|| wrong("has no port"))?;
+        let port = port.parse().map_err(|_| wrong("has no valid port"))?;
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        if name == "advertised.listeners" && ["", "0.0.0.0", "::"].contains(&host) {
+            return Err(wrong(
+                "is no address that a client can reach; set advertised.listeners to the host name that clients use",
+            ));
+        }
+        if listeners.iter().any(|l| l.name == listener) {
+            return Err(wrong("names a listener twice"));
+        }
+        listeners.push(Listener { name: listener.to_owned(), host: host.to_owned(), port });
+    }
+    Ok(listeners)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_setting_is_an_error_with_a_suggestion() {
+        let of = |name| BrokerConfig::new([(name, "1")]).unwrap_err().to_string();
+        assert_eq!(of("num.partition"), "there is no setting num.partition; did you mean num.partitions?");
+        assert_eq!(of("retention.ms"), "there is no setting retention.ms; did you mean log.retention.ms?");
+        assert_eq!(of("colour"), "there is no setting colour");
+    }
+
+    #[test]
+    fn what_means_nothing_here_is_a_warning() {
+        let config = BrokerConfig::new([("num.io.threads", "8"), ("process.roles", "broker")]).unwrap();
+        assert_eq!(config.warnings.len(), 2);
+    }
+
+    #[test]
+    fn hours_are_milliseconds_unless_those_are_given() {
+        let config = BrokerConfig::new([("log.retention.hours", "2")]).unwrap();
+        assert_eq!(config.get("log.retention.ms"), Some("7200000"));
+        let config = BrokerConfig::new([("log.retention.hours", "2"), ("log.retention.ms", "5")]).unwrap();
+        assert_eq!(config.get("log.retention.ms"), Some("5"));
+    }
+
+    #[test]
+    fn an_advertised_address_must_be_one_that_can_be_reached() {
+        let of = |v| BrokerConfig::new([("advertised.listeners", v)]).map(|c| c.advertised);
+        assert!(of("PLAINTEXT://0.0.0.0:9092").unwrap_err().to_string().contains("host name"));
+        assert_eq!(of("PLAINTEXT://broker.example:1").unwrap()[0].host, "broker.example");
+        assert!(of("OTHER://broker.example:1").is_err());
+    }
+}

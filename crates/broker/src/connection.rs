@@ -1,0 +1,162 @@
+//! One connection: frames in, answers out in the same order.
+
+use std::{collections::VecDeque, io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::watch,
+};
+
+use crate::{
+    api::{self, Answering},
+    server::Shared,
+    wire::{Malformed, next_frame},
+};
+
+/// The most requests of one connection that are being answered at a time; only Produce is pipelined.
+const PIPELINE: usize = 64;
+/// Room that a read buffer keeps while nothing comes.
+const IDLE_BUFFER: usize = 64 << 10;
+
+/// Who is at the other end.
+#[derive(Debug)]
+pub(crate) struct Client {
+    /// The address, as Kafka writes it in group descriptions.
+    pub(crate) host: String,
+    /// Index of the listener that the connection came in by.
+    pub(crate) listener: usize,
+    /// The end on this side.
+    pub(crate) local: SocketAddr,
+}
+
+/// Why a connection ends, other than by being closed from the other end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Hangup {
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    #[error("{0}")]
+    Refused(String),
+    /// A response that its version cannot express: a mistake here, not the client's.
+    #[error("a response could not be written: {0}")]
+    Unencodable(String),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error("silent for too long")]
+    Idle,
+}
+
+/// Serves a connection until it ends or the broker stops.
+pub(crate) async fn serve(
+    shared: Arc<Shared>,
+    stream: TcpStream,
+    listener: usize,
+    mut stopping: watch::Receiver<bool>,
+) -> Result<(), Hangup> {
+    stream.set_nodelay(true)?;
+    let client =
+        Client { host: format!("/{}", stream.peer_addr()?.ip()), listener, local: stream.local_addr()? };
+    let mut connection = Connection {
+        idle: Duration::from_millis(shared.config.idle_ms),
+        max: shared.config.max_request,
+        client: Arc::new(client),
+        shared,
+        stream,
+        buffer: BytesMut::new(),
+        waiting: VecDeque::new(),
+    };
+    tokio::select! {
+        done = connection.run() => done,
+        _ = stopping.wait_for(|stop| *stop) => Ok(()),
+    }
+}
+
+struct Connection {
+    shared: Arc<Shared>,
+    client: Arc<Client>,
+    stream: TcpStream,
+    buffer: BytesMut,
+    /// In the order of the requests. Only the first is polled, and all but the last are Produce.
+    waiting: VecDeque<Answering>,
+    idle: Duration,
+    max: usize,
+}
+
+impl Connection {
+    async fn run(&mut self) -> Result<(), Hangup> {
+        loop {
+            while self.takes_more()
+                && let Some(frame) = next_frame(&mut self.buffer, self.max)?
+            {
+                self.begin(frame)?;
+            }
+            let takes_more = self.takes_more();
+            match self.waiting.front_mut() {
+                None => {
+                    if !self.read_idle().await? {
+                        return Ok(());
+                    }
+                }
+                Some(first) => tokio::select! {
+                    biased;
+                    answer = Pin::new(&mut first.future) => {
+                        self.waiting.pop_front();
+                        self.write(answer?).await?;
+                    }
+                    read = self.stream.read_buf(&mut self.buffer), if takes_more => {
+                        if read? == 0 {
+                            return Ok(());
+                        }
+                    }
+                },
+            }
+        }
+    }
+
+    /// Whether the next request may begin before those before it are answered.
+    fn takes_more(&self) -> bool {
+        self.waiting.len() < PIPELINE && self.waiting.back().is_none_or(|last| last.pipelined)
+    }
+
+    fn begin(&mut self, frame: Bytes) -> Result<(), Hangup> {
+        let answering = api::begin(&self.shared, &self.client, frame)?;
+        self.waiting.push_back(answering);
+        Ok(())
+    }
+
+    /// Reads with nothing to answer; false at the end of the stream.
+    async fn read_idle(&mut self) -> Result<bool, Hangup> {
+        if self.buffer.is_empty() && self.buffer.capacity() > IDLE_BUFFER {
+            self.buffer = BytesMut::with_capacity(4096);
+        }
+        let read = tokio::time::timeout(self.idle, self.stream.read_buf(&mut self.buffer)).await;
+        Ok(read.map_err(|_| Hangup::Idle)?? > 0)
+    }
+
+    async fn write(&mut self, answer: Option<BytesMut>) -> Result<(), Hangup> {
+        let Some(mut out) = answer else { return Ok(()) };
+        // Whatever else is answered by now goes out with it.
+        while out.len() < IDLE_BUFFER
+            && let Some(first) = self.waiting.front_mut()
+            && first.pipelined
+            && let Some(answer) = now(&mut first.future).await
+        {
+            self.waiting.pop_front();
+            if let Some(more) = answer? {
+                out.extend_from_slice(&more);
+            }
+        }
+        self.stream.write_all(&out).await?;
+        Ok(())
+    }
+}
+
+/// The outcome of a future, if there is one already.
+async fn now<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+    std::future::poll_fn(|cx| match Pin::new(&mut *future).poll(cx) {
+        std::task::Poll::Ready(done) => std::task::Poll::Ready(Some(done)),
+        std::task::Poll::Pending => std::task::Poll::Ready(None),
+    })
+    .await
+}

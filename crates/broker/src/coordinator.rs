@@ -1,0 +1,386 @@
+//! The group coordinator around the pure [`Shard`]s: their log, their clock, and who waits for an answer.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering::*},
+    },
+};
+
+use dibs_log::{
+    Appended,
+    batch::{BatchBuilder, Batches},
+};
+use kafka_protocol::ResponseError;
+use tokio::sync::{Notify, oneshot, watch};
+
+use crate::{
+    clock,
+    config::{BrokerConfig, TopicConfig},
+    group::{
+        Answer, Effects, Group, Now, Rules, Shard, Token,
+        classic::{Join, Joined, Sync, Synced},
+        record::{Record, Stored},
+    },
+    topics::{Partition, Topics},
+};
+
+/// The topic that groups are kept in.
+pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
+/// Records are appended in batches of about so many bytes at most.
+const BATCH_BYTES: usize = 512 << 10;
+/// Bytes of the log that are replayed at a time.
+const REPLAY_BYTES: usize = 1 << 20;
+
+/// All groups.
+#[derive(Debug)]
+pub(crate) struct Coordinator {
+    /// Itself, for work on other threads.
+    me: Weak<Coordinator>,
+    config: Arc<BrokerConfig>,
+    topics: Arc<Topics>,
+    /// One for each partition of the topic, from when there is one.
+    cells: OnceLock<Vec<Arc<Cell>>>,
+    next_token: AtomicU64,
+    /// When the timer wakes next, and how to wake it earlier.
+    wakes: AtomicU64,
+    earlier: Notify,
+}
+
+#[derive(Debug)]
+struct Cell {
+    partition: Partition,
+    state: Mutex<CellState>,
+}
+
+#[derive(Debug)]
+struct CellState {
+    shard: Shard,
+    waiting: HashMap<Token, oneshot::Sender<Answer>>,
+    /// The newest record appended. What was decided after it may be told when it is durable.
+    newest: Option<Appended>,
+    /// An append failed: the shard is ahead of its log and has to be read anew.
+    stale: bool,
+    /// When the shard has to be told the time, at the latest.
+    wakes: u64,
+}
+
+impl Coordinator {
+    /// Replays the groups, if there are any yet.
+    pub(crate) fn open(config: Arc<BrokerConfig>, topics: Arc<Topics>) -> Arc<Coordinator> {
+        let coordinator = Arc::new_cyclic(|me| Coordinator {
+            me: me.clone(),
+            config,
+            topics,
+            cells: OnceLock::new(),
+            next_token: AtomicU64::new(1),
+            wakes: AtomicU64::new(u64::MAX),
+            earlier: Notify::new(),
+        });
+        if coordinator.topics.get(OFFSETS_TOPIC).is_some() {
+            coordinator.load();
+        }
+        coordinator
+    }
+
+    /// Makes the topic if need be. Blocks on the disk the first time.
+    fn ensure(&self) -> Result<(), ResponseError> {
+        if self.cells.get().is_none() {
+            let mut own = TopicConfig::new();
+            own.insert("cleanup.policy".into(), "compact".into());
+            own.insert("compression.type".into(), "producer".into());
+            let segment = self.config.get("offsets.topic.segment.bytes").unwrap_or("104857600");
+            own.insert("segment.bytes".into(), segment.into());
+            match self.topics.create(OFFSETS_TOPIC, self.config.offsets_partitions, own) {
+                Ok(_) | Err(ResponseError::TopicAlreadyExists) => self.load(),
+                Err(e) => {
+                    tracing::error!("{OFFSETS_TOPIC} cannot be made: {e}");
+                    return Err(ResponseError::CoordinatorNotAvailable);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn load(&self) {
+        let Some(topic) = self.topics.get(OFFSETS_TOPIC) else { return };
+        let cell = |partition: Partition| {
+            let shard = self.replay(&partition);
+            let wakes = shard.earliest().unwrap_or(u64::MAX);
+            let state = CellState { shard, waiting: HashMap::new(), newest: None, stale: false, wakes };
+            Arc::new(Cell { partition, state: Mutex::new(state) })
+        };
+        self.cells.get_or_init(|| topic.partitions().into_iter().map(cell).collect());
+        self.earlier.notify_one();
+    }
+
+    fn replay(&self, partition: &Partition) -> Shard {
+        let mut shard = Shard::new(rules(&self.config));
+        let (mut at, end) = (partition.start(), partition.high_watermark());
+        while at < end {
+            let mut bytes = Vec::new();
+            if let Err(e) = partition.read(at, end, REPLAY_BYTES, &mut bytes) {
+                tracing::error!(?partition, "groups cannot be read from offset {at}: {e}");
+                break;
+            }
+            let before = at;
+            for batch in Batches::new(&bytes).flatten() {
+                at = batch.header.next_offset();
+                for record in batch.records().into_iter().flatten().flatten() {
+                    if let Some(stored) = record.key.and_then(|key| Stored::parse(key, record.value)) {
+                        shard.replay(stored);
+                    }
+                }
+            }
+            if at == before {
+                break;
+            }
+        }
+        shard.replayed(now());
+        shard
+    }
+
+    /// Tells the shards the time when it matters to them, and nothing else.
+    pub(crate) async fn run_timer(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
+        let mut expire_at = clock::mono_ms() + self.config.offsets_check_ms;
+        loop {
+            let mono = clock::mono_ms();
+            let expire = mono >= expire_at;
+            if expire {
+                expire_at = mono + self.config.offsets_check_ms;
+            }
+            let mut earliest = expire_at;
+            for cell in self.cells.get().into_iter().flatten() {
+                let mut state = cell.state();
+                if expire || state.wakes <= mono {
+                    let mut fx = Effects::default();
+                    state.shard.tick(now(), &mut fx);
+                    if expire {
+                        state.shard.expire(now(), &mut fx);
+                    }
+                    state.wakes = state.shard.earliest().unwrap_or(u64::MAX);
+                    cell.finish(&mut state, fx);
+                }
+                earliest = earliest.min(state.wakes);
+            }
+            self.wakes.store(earliest, Release);
+            tokio::select! {
+                () = tokio::time::sleep_until(clock::instant(earliest)) => {}
+                () = self.earlier.notified() => {}
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+        }
+    }
+
+    /// Does something with a group, and returns its outcome when all that led to it is durable.
+    pub(crate) async fn with<T>(
+        &self,
+        group: &str,
+        work: impl FnOnce(&mut Shard, Now, &mut Effects) -> T,
+    ) -> Result<T, ResponseError> {
+        let cell = self.cell(group).await?.clone();
+        let (outcome, newest) = self.apply(&cell, group, |state, now, fx| work(&mut state.shard, now, fx));
+        if let Some(newest) = newest {
+            cell.durable(newest).await?;
+        }
+        Ok(outcome)
+    }
+
+    /// Looks at all groups, when what they are is durable.
+    pub(crate) async fn each(&self, mut look: impl FnMut(&str, &Group)) -> Result<(), ResponseError> {
+        for cell in self.cells.get().into_iter().flatten() {
+            let newest = {
+                let state = cell.state();
+                state.shard.groups().for_each(|(id, group)| look(id, group));
+                cell.unsynced(&state)
+            };
+            if let Some(newest) = newest {
+                cell.durable(newest).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// JoinGroup: waits for the others. An error comes with the member's id.
+    pub(crate) async fn join(&self, join: Join) -> Result<Joined, (ResponseError, String)> {
+        let (group, member) = (join.group.clone(), join.member.clone());
+        let answer = self.wait(&group, |shard, now, token, fx| shard.join(now, token, join, fx)).await;
+        match answer {
+            Ok(Answer::Join(joined)) => joined,
+            Ok(Answer::Sync(_)) => Err((ResponseError::UnknownServerError, member)),
+            Err(e) => Err((e, member)),
+        }
+    }
+
+    /// SyncGroup: waits for the leader.
+    pub(crate) async fn sync(&self, sync: Sync) -> Result<Synced, ResponseError> {
+        let group = sync.group.clone();
+        match self.wait(&group, |shard, now, token, fx| shard.sync(now, token, sync, fx)).await? {
+            Answer::Sync(synced) => synced,
+            Answer::Join(_) => Err(ResponseError::UnknownServerError),
+        }
+    }
+
+    async fn wait(
+        &self,
+        group: &str,
+        work: impl FnOnce(&mut Shard, Now, Token, &mut Effects),
+    ) -> Result<Answer, ResponseError> {
+        let (sender, receiver) = oneshot::channel();
+        let token = self.next_token.fetch_add(1, Relaxed);
+        let cell = self.cell(group).await?;
+        self.apply(cell, group, |state, now, fx| {
+            state.waiting.insert(token, sender);
+            work(&mut state.shard, now, token, fx);
+        });
+        receiver.await.map_err(|_| ResponseError::CoordinatorNotAvailable)
+    }
+
+    /// Forgets what groups have committed for a topic that is no more.
+    pub(crate) fn forget_topic(&self, topic: &str) {
+        for cell in self.cells.get().into_iter().flatten() {
+            let mut state = cell.state();
+            let mut fx = Effects::default();
+            state.shard.forget_topic(topic, &mut fx);
+            cell.finish(&mut state, fx);
+        }
+    }
+
+    async fn cell(&self, group: &str) -> Result<&Arc<Cell>, ResponseError> {
+        if group.len() > i16::MAX as usize {
+            return Err(ResponseError::InvalidGroupId);
+        }
+        if self.cells.get().is_none()
+            && let Some(me) = self.me.upgrade()
+        {
+            let made = tokio::task::spawn_blocking(move || me.ensure());
+            made.await.unwrap_or(Err(ResponseError::CoordinatorNotAvailable))?;
+        }
+        let cells = self.cells.get().ok_or(ResponseError::CoordinatorNotAvailable)?;
+        Ok(&cells[partition_of(group, cells.len())])
+    }
+
+    fn apply<T>(
+        &self,
+        cell: &Arc<Cell>,
+        group: &str,
+        work: impl FnOnce(&mut CellState, Now, &mut Effects) -> T,
+    ) -> (T, Option<Appended>) {
+        let mut state = cell.state();
+        if state.stale {
+            state.shard = self.replay(&cell.partition);
+            state.newest = None;
+            state.waiting.clear();
+            state.stale = false;
+        }
+        let mut fx = Effects::default();
+        let outcome = work(&mut state, now(), &mut fx);
+        if let Some(deadline) = state.shard.deadline(group).filter(|d| *d < state.wakes) {
+            state.wakes = deadline;
+            if deadline < self.wakes.load(Acquire) {
+                self.earlier.notify_one();
+            }
+        }
+        cell.finish(&mut state, fx);
+        (outcome, cell.unsynced(&state))
+    }
+}
+
+impl Cell {
+    fn state(&self) -> MutexGuard<'_, CellState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Appends the records, and sees to it that the answers go out when those are durable.
+    fn finish(self: &Arc<Self>, state: &mut CellState, fx: Effects) {
+        for batch in batches(&fx.records) {
+            match self.partition.append(&batch) {
+                Ok(appended) => state.newest = Some(appended),
+                Err(e) => {
+                    tracing::error!(partition = ?self.partition, "groups cannot be written: {e}");
+                    state.stale = true;
+                }
+            }
+        }
+        let answers: Vec<_> = fx
+            .answers
+            .into_iter()
+            .filter_map(|(token, a)| Some((state.waiting.remove(&token)?, a)))
+            .collect();
+        if answers.is_empty() || state.stale {
+            return;
+        }
+        let Some(newest) = self.unsynced(state) else {
+            return answers.into_iter().for_each(|(sender, answer)| drop(sender.send(answer)));
+        };
+        let cell = self.clone();
+        tokio::spawn(async move {
+            if cell.durable(newest).await.is_ok() {
+                answers.into_iter().for_each(|(sender, answer)| drop(sender.send(answer)));
+            }
+        });
+    }
+
+    /// The newest record, unless it is durable.
+    fn unsynced(&self, state: &CellState) -> Option<Appended> {
+        state.newest.filter(|newest| state.stale || self.partition.high_watermark() <= newest.last_offset)
+    }
+
+    async fn durable(&self, newest: Appended) -> Result<(), ResponseError> {
+        if self.partition.durable(newest).await.is_err() {
+            self.state().stale = true;
+            return Err(ResponseError::CoordinatorNotAvailable);
+        }
+        Ok(())
+    }
+}
+
+fn now() -> Now {
+    Now { mono: clock::mono_ms(), wall: clock::wall_ms() }
+}
+
+fn rules(config: &BrokerConfig) -> Rules {
+    Rules {
+        min_session_ms: config.min_session_ms,
+        max_session_ms: config.max_session_ms,
+        initial_delay_ms: config.initial_rebalance_ms as u64,
+        max_size: config.group_max_size,
+        metadata_max: config.offset_metadata_max.min(i16::MAX as usize),
+        retention_ms: config.offsets_retention_ms,
+    }
+}
+
+fn batches(records: &[Record]) -> Vec<Vec<u8>> {
+    let (mut done, mut open) = (Vec::new(), BatchBuilder::new());
+    for record in records {
+        if open.size() > BATCH_BYTES {
+            done.push(std::mem::take(&mut open).finish(clock::wall_ms()));
+        }
+        open.push(Some(&record.key), record.value.as_deref());
+    }
+    if !open.is_empty() {
+        done.push(open.finish(clock::wall_ms()));
+    }
+    done
+}
+
+/// The partition that a group belongs to: Java's hash of its id.
+fn partition_of(group: &str, partitions: usize) -> usize {
+    let hash = group.encode_utf16().fold(0_i32, |h, c| h.wrapping_mul(31).wrapping_add(i32::from(c)));
+    let positive = if hash == i32::MIN { 0 } else { hash.unsigned_abs() };
+    positive as usize % partitions.max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::partition_of;
+
+    #[test]
+    fn groups_are_where_kafka_keeps_them() {
+        // Computed with Java's String.hashCode.
+        assert_eq!(partition_of("test", 50), 48);
+        assert_eq!(partition_of("", 50), 0);
+        assert_eq!(partition_of("polygenelubricants", 50), 0);
+    }
+}

@@ -1,0 +1,19 @@
+//! The embedded log of Dibs, spoken to in the Kafka protocol: a broker of one node.
+//!
+//! A [`Broker`] serves a [`dibs_log::Store`] on the listeners of its [`BrokerConfig`]. In the order in which a
+//! request goes through: `server` (accepting), `connection` (frames, order of answers), `wire` (headers, and
+//! whether a request is all there), `api` (one file for each request or family of them), `group` (consumer
+//! groups as a pure state) in `coordinator` (its log and clock), `topics` (the seam to `dibs-log`).
+
+mod api;
+mod clock;
+mod config;
+mod connection;
+mod coordinator;
+mod group;
+mod server;
+mod topics;
+mod wire;
+
+pub use config::{BrokerConfig, ConfigError, Listener};
+pub use server::{Broker, StartError};

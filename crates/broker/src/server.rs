@@ -1,0 +1,253 @@
+//! The broker as a whole: it binds, accepts, and stops.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicUsize, Ordering::*},
+    },
+    time::Duration,
+};
+
+use dibs_log::Store;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinSet,
+};
+
+use crate::{
+    config::{BrokerConfig, Listener},
+    connection::{self, Client, Hangup},
+    coordinator::Coordinator,
+    topics::{Topics, random_uuid},
+};
+
+/// The small file that holds the cluster's id.
+const CLUSTER_ID: &str = "cluster.id";
+/// The small file that holds the first producer id not given out.
+const PRODUCER_IDS: &str = "producer.ids";
+/// Producer ids are reserved on the disk in blocks of so many.
+const PRODUCER_ID_BLOCK: i64 = 1000;
+
+/// What every connection shares.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: Arc<BrokerConfig>,
+    pub(crate) topics: Arc<Topics>,
+    pub(crate) groups: Arc<Coordinator>,
+    pub(crate) cluster_id: String,
+    /// What is listened on, with the real ports; as many as `config.listeners`.
+    pub(crate) bound: Vec<SocketAddr>,
+    producer_ids: ProducerIds,
+    connections: AtomicUsize,
+}
+
+/// Why a broker does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Bind {
+        /// The address.
+        address: String,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The data folder cannot be read or written, or what is in it is not the broker's.
+    #[error("the broker's data: {0}")]
+    Data(#[from] io::Error),
+}
+
+/// A running broker. It serves until [`Broker::stop`] is called; dropping it stops it too, less gracefully.
+#[derive(Debug)]
+pub struct Broker {
+    shared: Arc<Shared>,
+    stop: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+}
+
+impl Broker {
+    /// Binds the listeners and begins to serve. Must be called within a tokio runtime. The store stays the
+    /// caller's to close, after [`Broker::stop`].
+    pub async fn start(store: Arc<Store>, config: BrokerConfig) -> Result<Broker, StartError> {
+        let config = Arc::new(config);
+        for warning in &config.warnings {
+            tracing::warn!("{warning}");
+        }
+        let topics = Arc::new(Topics::open(store)?);
+        let (mut listeners, mut bound) = (Vec::new(), Vec::new());
+        for listener in &config.listeners {
+            let socket = bind(listener).await?;
+            bound.push(socket.local_addr()?);
+            listeners.push(socket);
+        }
+        let shared = Arc::new(Shared {
+            groups: Coordinator::open(config.clone(), topics.clone()),
+            cluster_id: cluster_id(&topics)?,
+            producer_ids: ProducerIds::open(&topics)?,
+            connections: AtomicUsize::new(0),
+            config,
+            topics,
+            bound,
+        });
+        let (stop, stopping) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(shared.groups.clone().run_timer(stopping.clone()));
+        tasks.spawn(clean(shared.clone(), stopping.clone()));
+        for (i, listener) in listeners.into_iter().enumerate() {
+            tasks.spawn(accept(shared.clone(), listener, i, stopping.clone()));
+        }
+        Ok(Broker { shared, stop, tasks })
+    }
+
+    /// The addresses that are listened on, in the order of `listeners`, with the real ports.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.shared.bound
+    }
+
+    #[cfg(test)]
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Takes no more requests, commits what is pending, and ends.
+    pub async fn stop(mut self) {
+        let _ = self.stop.send(true);
+        while self.tasks.join_next().await.is_some() {}
+        let topics = self.shared.topics.clone();
+        let _ = tokio::task::spawn_blocking(move || topics.stop()).await;
+    }
+}
+
+/// Has old records deleted and compacted now and then.
+async fn clean(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(shared.config.clean_every_ms)) => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+        let (topics, idle) = (shared.topics.clone(), shared.config.producer_idle_ms);
+        let _ = tokio::task::spawn_blocking(move || topics.clean(idle)).await;
+    }
+}
+
+async fn bind(listener: &Listener) -> Result<TcpListener, StartError> {
+    let host = if listener.host.is_empty() { "0.0.0.0" } else { &listener.host };
+    let address = format!("{host}:{}", listener.port);
+    TcpListener::bind((host, listener.port)).await.map_err(|source| StartError::Bind { address, source })
+}
+
+async fn accept(shared: Arc<Shared>, listener: TcpListener, index: usize, mut stop: watch::Receiver<bool>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => break,
+            accepted = listener.accept() => accepted,
+            Some(_) = connections.join_next() => continue,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                if shared.connections.fetch_add(1, AcqRel) >= shared.config.max_connections {
+                    tracing::warn!(%peer, "refused: there are max.connections connections already");
+                    shared.connections.fetch_sub(1, AcqRel);
+                    continue;
+                }
+                connections.spawn(connect(shared.clone(), stream, peer, index, stop.clone()));
+            }
+            Err(e) => {
+                // Out of file descriptors, as a rule: some will be closed in a moment.
+                tracing::warn!("a connection could not be accepted: {e}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+    while connections.join_next().await.is_some() {}
+}
+
+async fn connect(
+    shared: Arc<Shared>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    listener: usize,
+    stop: watch::Receiver<bool>,
+) {
+    match connection::serve(shared.clone(), stream, listener, stop).await {
+        Ok(()) | Err(Hangup::Io(_)) => {}
+        Err(e) => tracing::info!(%peer, "connection closed: {e}"),
+    }
+    shared.connections.fetch_sub(1, AcqRel);
+}
+
+impl Shared {
+    /// The host and port that a client is told to use.
+    pub(crate) fn advertised(&self, client: &Client) -> (String, i32) {
+        self.advertised_on(client.listener, client.local)
+    }
+
+    fn advertised_on(&self, listener: usize, local: SocketAddr) -> (String, i32) {
+        let listening = &self.config.listeners[listener];
+        let port = self.bound[listener].port();
+        match self.config.advertised.iter().find(|a| a.name == listening.name) {
+            Some(a) => (a.host.clone(), i32::from(if a.port == 0 { port } else { a.port })),
+            None if listening.host.is_empty() => (local.ip().to_string(), i32::from(port)),
+            None => (listening.host.clone(), i32::from(port)),
+        }
+    }
+
+    /// A producer id that was never given out before.
+    pub(crate) fn next_producer_id(&self) -> io::Result<i64> {
+        self.producer_ids.next(&self.topics)
+    }
+}
+
+#[derive(Debug)]
+struct ProducerIds {
+    next: AtomicI64,
+    /// The first one that is not reserved on the disk.
+    reserved: std::sync::Mutex<i64>,
+}
+
+impl ProducerIds {
+    fn open(topics: &Topics) -> io::Result<ProducerIds> {
+        let text = topics.read_file(PRODUCER_IDS)?.unwrap_or_default();
+        let reserved = String::from_utf8_lossy(&text).trim().parse().unwrap_or(0);
+        Ok(ProducerIds { next: AtomicI64::new(reserved), reserved: std::sync::Mutex::new(reserved) })
+    }
+
+    fn next(&self, topics: &Topics) -> io::Result<i64> {
+        let mut reserved = self.reserved.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let id = self.next.load(Acquire);
+        if id >= *reserved {
+            let upto = id + PRODUCER_ID_BLOCK;
+            topics.put(PRODUCER_IDS, upto.to_string().as_bytes())?;
+            *reserved = upto;
+        }
+        self.next.store(id + 1, Release);
+        Ok(id)
+    }
+}
+
+/// The id that the cluster has for ever: 16 random bytes in base64url, as Kafka's.
+fn cluster_id(topics: &Topics) -> io::Result<String> {
+    if let Some(id) = topics.read_file(CLUSTER_ID)? {
+        return Ok(String::from_utf8_lossy(&id).trim().to_owned());
+    }
+    let id = base64url(random_uuid().as_bytes());
+    topics.put(CLUSTER_ID, id.as_bytes())?;
+    Ok(id)
+}
+
+/// Base64 as Kafka writes ids: URL-safe, without padding.
+pub(crate) fn base64url(bytes: &[u8]) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let n = chunk.iter().fold(0_u32, |n, b| n << 8 | u32::from(*b)) << (8 * (3 - chunk.len()));
+        for i in 0..=chunk.len() {
+            text.push(char::from(LETTERS[(n >> (18 - 6 * i)) as usize & 63]));
+        }
+    }
+    text
+}

@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Apache Kafka's own command line tools. Usage: suite.sh BOOTSTRAP, with the tools' jars in CLASSPATH.
+set -u
+b=${1:-127.0.0.1:9092}
+t=tools-$$-$RANDOM
+passed=0 failed=0
+kafka() { timeout 60 java -XX:TieredStopAtLevel=1 -XX:+UseSerialGC "$@" 2>&1 | grep -v -e SLF4J -e log4j; return "${PIPESTATUS[0]}"; }
+topics() { kafka org.apache.kafka.tools.TopicCommand --bootstrap-server "$b" "$@"; }
+groups() { kafka org.apache.kafka.tools.consumer.group.ConsumerGroupCommand --bootstrap-server "$b" "$@"; }
+configs() { kafka kafka.admin.ConfigCommand --bootstrap-server "$b" "$@"; }
+check() { # NAME PATTERN COMMAND…: its output must match
+  local out
+  out=$("${@:3}")
+  if grep -q -e "$2" <<<"$out"; then passed=$((passed + 1)); else failed=$((failed + 1)); echo "FAILED $1: $out"; fi
+}
+check "topics create" "Created topic $t" topics --create --topic "$t" --partitions 2 --config retention.ms=1000000
+check "topics create again" 'already exists' topics --create --topic "$t"
+check "topics create, factor 3" 'replication factor' topics --create --topic "$t-3" --replication-factor 3
+check "topics describe" 'PartitionCount: 2.*retention.ms=1000000' topics --describe --topic "$t"
+check "topics list" "^$t\$" topics --list
+check "topics alter" 'PartitionCount: 3' eval "topics --alter --topic $t --partitions 3; topics --describe --topic $t"
+check "topics alter, fewer" 'would not be an increase' topics --alter --topic "$t" --partitions 1
+check "console producer" '^$' eval "seq 1 50 | kafka org.apache.kafka.tools.ConsoleProducer --bootstrap-server $b --topic $t; echo"
+check "console consumer" 'Processed a total of 50 messages' \
+  kafka org.apache.kafka.tools.consumer.ConsoleConsumer --bootstrap-server "$b" --topic "$t" --from-beginning --max-messages 50 --group "$t-g"
+check "groups list" "$t-g" groups --list
+check "groups describe" "$t-g  *$t .* 0  *-" groups --describe --group "$t-g"
+check "groups state" 'Empty' groups --describe --group "$t-g" --state
+check "groups members" 'no active members' groups --describe --group "$t-g" --members
+check "groups reset, dry" "$t-g .* 0 " groups --reset-offsets --group "$t-g" --topic "$t" --to-earliest --dry-run
+check "groups reset" "$t-g .* 0 " groups --reset-offsets --group "$t-g" --topic "$t" --to-earliest --execute
+check "groups delete offsets" 'Successful' groups --delete-offsets --group "$t-g" --topic "$t"
+check "groups delete" 'Deletion' groups --delete --group "$t-g"
+check "configs alter" 'Completed' configs --alter --entity-type topics --entity-name "$t" --add-config max.message.bytes=5000
+check "configs describe" 'max.message.bytes=5000.*DYNAMIC_TOPIC_CONFIG' configs --describe --entity-type topics --entity-name "$t"
+check "configs describe all" 'cleanup.policy=delete' configs --describe --all --entity-type topics --entity-name "$t"
+check "configs describe broker" 'num.partitions' configs --describe --all --entity-type brokers --entity-name 1
+check "configs delete" 'Completed' configs --alter --entity-type topics --entity-name "$t" --delete-config max.message.bytes
+check "get offsets" "$t:0:" kafka org.apache.kafka.tools.GetOffsetShell --bootstrap-server "$b" --topic "$t"
+check "get offsets, earliest" "$t:0:0" kafka org.apache.kafka.tools.GetOffsetShell --bootstrap-server "$b" --topic "$t" --time earliest
+check "api versions" 'Fetch(1): 4 to 18' kafka org.apache.kafka.tools.BrokerApiVersionsCommand --bootstrap-server "$b"
+check "log dirs" "$t-0" kafka org.apache.kafka.tools.LogDirsCommand --bootstrap-server "$b" --describe
+check "cluster id" 'Cluster ID' kafka org.apache.kafka.tools.ClusterTool cluster-id --bootstrap-server "$b"
+check "quorum" 'LeaderId' kafka org.apache.kafka.tools.MetadataQuorumCommand --bootstrap-server "$b" describe --status
+check "features" 'metadata.version' kafka org.apache.kafka.tools.FeatureCommand --bootstrap-server "$b" describe
+printf '{"partitions":[{"topic":"%s","partition":0,"offset":-1}],"version":1}' "$t" >"/tmp/$t.json"
+check "delete records" 'low_watermark: [0-9]' kafka org.apache.kafka.tools.DeleteRecordsCommand --bootstrap-server "$b" --offset-json-file "/tmp/$t.json"
+rm -f "/tmp/$t.json"
+check "producer perf" '1000 records sent' kafka org.apache.kafka.tools.ProducerPerformance --topic "$t" --num-records 1000 --record-size 100 --throughput -1 --producer-props bootstrap.servers="$b"
+check "consumer perf" ', 1000,' kafka org.apache.kafka.tools.ConsumerPerformance --bootstrap-server "$b" --topic "$t" --messages 1000
+check "topics delete" '^gone$' eval "topics --delete --topic $t; topics --list | grep -q ^$t\$ || echo gone"
+echo "$passed passed, $failed failed"
+[ "$failed" = 0 ]
