@@ -2,9 +2,9 @@
 
 use std::{path::Path, sync::Arc};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use dibs_flow::Secret;
-use dibs_log::{DiskStorage, Store, StoreConfig};
+use dibs_log::{DiskStorage, Store, StoreConfig, TOPICS_FILE};
 
 const SECRET: &str = "secret.key";
 
@@ -22,10 +22,13 @@ pub(crate) fn open(folder: &Path) -> anyhow::Result<Arc<Store>> {
 
 /// Takes a folder that a server has used, and makes none.
 pub(crate) fn open_existing(folder: &Path) -> anyhow::Result<Arc<Store>> {
-    if !folder.join(format!("{}-0", dibs_flow::CLAIMS_TOPIC)).is_dir() {
-        bail!("{} is no data folder of dibs: it has no {}", folder.display(), dibs_flow::CLAIMS_TOPIC);
+    let missing = |what: &str| anyhow!("{} is no data folder of dibs: it has no {what}", folder.display());
+    if !folder.join(TOPICS_FILE).is_file() {
+        return Err(missing(TOPICS_FILE));
     }
-    open(folder)
+    let store = open(folder)?;
+    let topic = store.topic(dibs_flow::CLAIMS_TOPIC);
+    topic.is_some().then_some(store).ok_or_else(|| missing(dibs_flow::CLAIMS_TOPIC))
 }
 
 /// The secret of an installation: the one given, or the folder's, made at the first start.

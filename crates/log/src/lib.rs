@@ -67,7 +67,7 @@ pub use recover::Recovery;
 pub use segment::FileRange;
 pub use storage::{Call, DiskStorage, Entry, File, Lock, MemoryStorage, Storage};
 pub use store::{Store, StoreConfig, check_topic_name};
-pub use topics::{Topic, TopicId};
+pub use topics::{TOPICS_FILE, Topic, TopicId};
 pub use txn_index::Aborted;
 
 /// The most bytes that are written before a sync, so the most that a power cut can harm, but for a single batch

@@ -18,7 +18,7 @@ use crate::{
     pending::Buffers,
     shutdown::{self, CLEAN},
     storage::{Lock, Storage, read_file, replace_file},
-    topics::{Catalog, TOPICS, Topic, TopicId, TopicRecord, preset},
+    topics::{Catalog, TOPICS_FILE, Topic, TopicId, TopicRecord, preset},
 };
 
 /// The file that is locked while a data folder is open.
@@ -157,7 +157,7 @@ impl Store {
             lock: Mutex::new(Some(lock)),
             storage: storage.clone(),
         });
-        let mut catalog = Catalog::open(&*storage).map_err(io(TOPICS))??;
+        let mut catalog = Catalog::open(&*storage).map_err(io(TOPICS_FILE))??;
         let before = catalog.clone();
         home.finish_deleting(&mut catalog).map_err(io(""))?;
         let left = shutdown::take(&*storage).map_err(io(CLEAN))?;
@@ -179,7 +179,7 @@ impl Store {
         let foreign = recovery.iter().filter(|r| adopted.contains(&r.topic) && r.end > 0);
         home.gaps.save_all(foreign.map(ends)).map_err(io(GAPS))?;
         if catalog != before {
-            catalog.save(&*storage).map_err(io(TOPICS))?;
+            catalog.save(&*storage).map_err(io(TOPICS_FILE))?;
         }
         let used = recovery.iter().filter(|r| r.end > 0);
         home.recovery_points.save_all(used.map(ends)).map_err(io(RECOVERY_POINTS))?;
@@ -647,7 +647,7 @@ fn check_partitions(partitions: u32) -> Result<(), TopicError> {
 fn check_file_name(name: &str) -> io::Result<()> {
     let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     let reserved =
-        name == TOPICS || name.starts_with('.') || name.ends_with(".tmp") || name.ends_with("checkpoint");
+        name == TOPICS_FILE || name.starts_with('.') || name.ends_with(".tmp") || name.ends_with("checkpoint");
     if name.is_empty() || name.len() > 200 || reserved || !name.bytes().all(good) {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,

@@ -11,8 +11,8 @@ use crate::{
     storage::{Storage, read_file, replace_file},
 };
 
-/// The file's name in the data folder.
-pub(crate) const TOPICS: &str = "topics";
+/// The file's name in the data folder. A folder with it is one of a [`Store`](crate::Store).
+pub const TOPICS_FILE: &str = "topics";
 /// Its first line.
 const VERSION: &str = "0";
 /// Names of topics that Dibs itself rests on begin so.
@@ -153,9 +153,9 @@ pub(crate) struct Catalog {
 impl Catalog {
     /// Reads the file; without one there are no topics.
     pub(crate) fn open(storage: &dyn Storage) -> io::Result<Result<Catalog, Damage>> {
-        let Some(bytes) = read_file(storage, TOPICS)? else { return Ok(Ok(Catalog::default())) };
+        let Some(bytes) = read_file(storage, TOPICS_FILE)? else { return Ok(Ok(Catalog::default())) };
         Ok(Catalog::parse(&bytes).map_err(|line| Damage {
-            file: TOPICS.to_owned(),
+            file: TOPICS_FILE.to_owned(),
             position: 0,
             offset: 0,
             what: format!("line {line} does not follow the format"),
@@ -164,7 +164,7 @@ impl Catalog {
 
     /// Replaces the file, durably and in one step.
     pub(crate) fn save(&self, storage: &dyn Storage) -> io::Result<()> {
-        replace_file(storage, TOPICS, self.format().as_bytes())
+        replace_file(storage, TOPICS_FILE, self.format().as_bytes())
     }
 
     fn format(&self) -> String {
