@@ -646,8 +646,10 @@ fn check_partitions(partitions: u32) -> Result<(), TopicError> {
 
 fn check_file_name(name: &str) -> io::Result<()> {
     let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-    let reserved =
-        name == TOPICS_FILE || name.starts_with('.') || name.ends_with(".tmp") || name.ends_with("checkpoint");
+    let reserved = name == TOPICS_FILE
+        || name.starts_with('.')
+        || name.ends_with(".tmp")
+        || name.ends_with("checkpoint");
     if name.is_empty() || name.len() > 200 || reserved || !name.bytes().all(good) {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
