@@ -17,3 +17,4 @@ mod wire;
 
 pub use config::{BrokerConfig, ConfigError, Listener};
 pub use server::{Broker, StartError};
+pub use topics::Owned;

@@ -21,7 +21,7 @@ use crate::{
     config::{BrokerConfig, Listener},
     connection::{self, Client, Hangup},
     coordinator::Coordinator,
-    topics::{Topics, random_uuid},
+    topics::{Owned, Topics, random_uuid},
 };
 
 /// The small file that holds the cluster's id.
@@ -72,11 +72,20 @@ impl Broker {
     /// Binds the listeners and begins to serve. Must be called within a tokio runtime. The store stays the
     /// caller's to close, after [`Broker::stop`].
     pub async fn start(store: Arc<Store>, config: BrokerConfig) -> Result<Broker, StartError> {
+        Broker::start_beside(store, config, Vec::new()).await
+    }
+
+    /// Like [`Broker::start`], within a program that has topics of its own in the store.
+    pub async fn start_beside(
+        store: Arc<Store>,
+        config: BrokerConfig,
+        owned: Vec<Owned>,
+    ) -> Result<Broker, StartError> {
         let config = Arc::new(config);
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }
-        let topics = Arc::new(Topics::open(store)?);
+        let topics = Arc::new(Topics::open(store, owned)?);
         let (mut listeners, mut bound) = (Vec::new(), Vec::new());
         for listener in &config.listeners {
             let socket = bind(listener).await?;

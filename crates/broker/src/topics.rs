@@ -22,9 +22,20 @@ use crate::{
 /// Threads that commit. They wait for the disk nearly all of their time.
 const COMMITTERS: usize = 2;
 
+/// A topic that belongs to the program around the broker, which commits its partitions itself. Clients read it; they
+/// cannot change, delete or shorten it.
+#[derive(Clone, Debug)]
+pub struct Owned {
+    /// The topic's name.
+    pub topic: String,
+    /// Whether clients may append to it. Never within a transaction: the owner sees a record as soon as it is durable.
+    pub produce: bool,
+}
+
 /// Every topic of the store.
 pub(crate) struct Topics {
     store: Arc<Store>,
+    owned: Arc<[Owned]>,
     committer: Mutex<Option<Committer>>,
 }
 
@@ -37,9 +48,22 @@ pub(crate) struct Topic(Arc<dibs_log::Topic>);
 pub(crate) struct Partition(Arc<PartitionLog>);
 
 impl Topics {
-    pub(crate) fn open(store: Arc<Store>) -> io::Result<Topics> {
-        let committer = store.start_committer(COMMITTERS, clock::wall_ms, |_| true)?;
-        Ok(Topics { store, committer: Mutex::new(Some(committer)) })
+    pub(crate) fn open(store: Arc<Store>, owned: Vec<Owned>) -> io::Result<Topics> {
+        let owned: Arc<[Owned]> = owned.into();
+        let theirs = owned.clone();
+        let pooled = move |topic: &str| !theirs.iter().any(|o| o.topic == topic);
+        let committer = store.start_committer(COMMITTERS, clock::wall_ms, pooled)?;
+        Ok(Topics { store, owned, committer: Mutex::new(Some(committer)) })
+    }
+
+    /// What the program around the broker says of a topic, if it is its own.
+    pub(crate) fn owned(&self, name: &str) -> Option<&Owned> {
+        self.owned.iter().find(|o| o.topic == name)
+    }
+
+    /// Whether clients may change a topic.
+    fn changeable(&self, name: &str) -> Result<(), ResponseError> {
+        if self.owned(name).is_some() { Err(ResponseError::PolicyViolation) } else { Ok(()) }
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<Topic> {
@@ -71,15 +95,18 @@ impl Topics {
 
     /// Adds partitions, durably, until there are `count`.
     pub(crate) fn add_partitions(&self, name: &str, count: u32) -> Result<(), ResponseError> {
+        self.changeable(name)?;
         self.store.add_partitions(name, count).map_err(|e| topic_error(&e))
     }
 
     pub(crate) fn delete(&self, name: &str) -> Result<(), ResponseError> {
+        self.changeable(name)?;
         self.store.delete_topic(name).map_err(|e| topic_error(&e))
     }
 
     /// Replaces what a topic says itself of its settings, durably.
     pub(crate) fn configure(&self, name: &str, own: TopicConfig) -> Result<(), ResponseError> {
+        self.changeable(name)?;
         self.store.alter_configs(name, |configs| *configs = own).map(drop).map_err(|e| topic_error(&e))
     }
 

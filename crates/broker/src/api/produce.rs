@@ -101,7 +101,15 @@ fn append(cx: &Context, topic: &Topic, data: PartitionProduceData) -> State {
     if topic.is_internal() {
         return refused(ResponseError::InvalidTopicException, "The broker writes this topic itself.");
     }
+    let owned = cx.shared.topics.owned(topic.name());
+    if owned.is_some_and(|o| !o.produce) {
+        return refused(ResponseError::TopicAuthorizationFailed, "This topic is for reading.");
+    }
     let batch = data.records.unwrap_or_default();
+    if owned.is_some() && BatchHeader::parse(&batch).is_ok_and(|header| header.is_transactional()) {
+        let why = "This topic takes no transactions: a record counts as soon as it is durable.";
+        return refused(ResponseError::InvalidRecord, why);
+    }
     if batch.is_empty() {
         return refused(ResponseError::InvalidRecord, "Produce request has no record batches");
     }

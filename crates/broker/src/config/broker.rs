@@ -1,6 +1,9 @@
 //! The broker's own settings: parsed low (names and texts), then validated once into what is used.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use super::{
     topic::TOPIC_SETTINGS,
@@ -127,6 +130,20 @@ pub struct Listener {
     pub host: String,
     /// Port; 0 takes a free one.
     pub port: u16,
+}
+
+impl Listener {
+    /// Whether only programs of this machine can reach it.
+    pub fn is_loopback(&self) -> bool {
+        let address = self.host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+        self.host == "localhost" || address.is_ok_and(|ip| ip.is_loopback())
+    }
+}
+
+impl fmt::Display for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}:{}", self.name, self.host, self.port)
+    }
 }
 
 /// The broker's settings, validated.
