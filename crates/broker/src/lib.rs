@@ -11,10 +11,12 @@ mod config;
 mod connection;
 mod coordinator;
 mod group;
+mod security;
 mod server;
 mod topics;
 mod wire;
 
 pub use config::{BrokerConfig, ConfigError, Listener};
+pub use security::Protocol;
 pub use server::{Broker, StartError};
 pub use topics::Owned;

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use data_encoding::BASE64URL_NOPAD;
 use dibs_log::Store;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -21,6 +22,7 @@ use crate::{
     config::{BrokerConfig, Listener},
     connection::{self, Client, Hangup},
     coordinator::Coordinator,
+    security::users::{Users, scram_user},
     topics::{Owned, Topics, random_uuid},
 };
 
@@ -37,6 +39,7 @@ pub(crate) struct Shared {
     pub(crate) config: Arc<BrokerConfig>,
     pub(crate) topics: Arc<Topics>,
     pub(crate) groups: Arc<Coordinator>,
+    pub(crate) users: Users,
     pub(crate) cluster_id: String,
     /// What is listened on, with the real ports; as many as `config.listeners`.
     pub(crate) bound: Vec<SocketAddr>,
@@ -94,6 +97,7 @@ impl Broker {
         }
         let shared = Arc::new(Shared {
             groups: Coordinator::open(config.clone(), topics.clone()),
+            users: Users::open(&topics, config.security.plain.clone())?,
             cluster_id: cluster_id(&topics)?,
             producer_ids: ProducerIds::open(&topics)?,
             connections: AtomicUsize::new(0),
@@ -114,6 +118,15 @@ impl Broker {
     /// The addresses that are listened on, in the order of `listeners`, with the real ports.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.shared.bound
+    }
+
+    /// Gives a user a password, durably, as Kafka's storage tool does with `--add-scram`:
+    /// `SCRAM-SHA-256=[name=alice,password=secret]`. Blocks on the disk. The error is a sentence.
+    pub fn add_scram(&self, text: &str) -> Result<(), String> {
+        let salt = random_uuid().as_bytes().to_vec();
+        let (user, scram, credential) = scram_user(text, salt)?;
+        let Shared { users, topics, .. } = &*self.shared;
+        users.alter(topics, [(user, scram, Some(credential))]).map_err(|e| e.to_string())
     }
 
     #[cfg(test)]
@@ -182,7 +195,7 @@ async fn connect(
     listener: usize,
     stop: watch::Receiver<bool>,
 ) {
-    match connection::serve(shared.clone(), stream, listener, stop).await {
+    match connection::accept(shared.clone(), stream, listener, stop).await {
         Ok(()) | Err(Hangup::Io(_)) => {}
         Err(e) => tracing::info!(%peer, "connection closed: {e}"),
     }
@@ -250,13 +263,5 @@ fn cluster_id(topics: &Topics) -> io::Result<String> {
 
 /// Base64 as Kafka writes ids: URL-safe, without padding.
 pub(crate) fn base64url(bytes: &[u8]) -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let n = chunk.iter().fold(0_u32, |n, b| n << 8 | u32::from(*b)) << (8 * (3 - chunk.len()));
-        for i in 0..=chunk.len() {
-            text.push(char::from(LETTERS[(n >> (18 - 6 * i)) as usize & 63]));
-        }
-    }
-    text
+    BASE64URL_NOPAD.encode(bytes)
 }

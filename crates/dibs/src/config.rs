@@ -33,9 +33,13 @@ pub(crate) struct ServeArgs {
     pub(crate) kafka_listen: Option<String>,
 
     /// A setting of the Kafka side under Kafka's own name, such as num.partitions=4; may be given many times
-    #[arg(long, env = "DIBS_KAFKA_SET", value_name = "NAME=VALUE", value_delimiter = ';')]
+    #[arg(long, value_name = "NAME=VALUE")]
     #[serde(default)]
     pub(crate) kafka_set: Vec<String>,
+
+    /// A file of settings of the Kafka side, such as Kafka's server.properties
+    #[arg(long, env = "DIBS_KAFKA_CONFIG", value_name = "FILE")]
+    pub(crate) kafka_config: Option<PathBuf>,
 
     /// SQLite file of the ledger [default: ledger.db in the data folder]
     #[arg(long, env = "DIBS_LEDGER", value_name = "FILE")]
@@ -120,6 +124,7 @@ impl ServeArgs {
             data: self.data.or(file.data),
             listen: self.listen.or(file.listen),
             kafka_listen: self.kafka_listen.or(file.kafka_listen),
+            kafka_config: self.kafka_config.or(file.kafka_config),
             kafka_set: if self.kafka_set.is_empty() { file.kafka_set } else { self.kafka_set },
             ledger: self.ledger.or(file.ledger),
             admin_key: self.admin_key.or(file.admin_key),
@@ -181,7 +186,9 @@ impl ServeArgs {
                  (or DIBS_ADMIN_KEY), or listen on 127.0.0.1"
             );
         }
-        let kafka = kafka(said.kafka_listen.as_deref(), &said.kafka_set)?;
+        let kafka =
+            kafka_settings(said.kafka_config.as_deref(), &said.kafka_set, said.kafka_listen.as_deref())?;
+        let kafka = kafka_side(kafka)?;
         let users = match (said.user_header, said.jwt_key) {
             (Some(_), Some(_)) => {
                 bail!("--user-header and --jwt-key exclude each other: who names the user?")
@@ -234,17 +241,39 @@ impl ServeArgs {
     }
 }
 
-/// What serves Kafka's clients, if anything does.
-fn kafka(listen: Option<&str>, set: &[String]) -> anyhow::Result<Option<BrokerConfig>> {
+/// Settings of a broker, under Kafka's names: the file's, then those said one by one, then the address. Of one that
+/// is there twice the later counts.
+pub(crate) fn kafka_settings(
+    file: Option<&Path>,
+    set: &[String],
+    listen: Option<&str>,
+) -> anyhow::Result<Vec<(String, String)>> {
+    let pair = |text: &str| {
+        let (name, value) = text.split_once('=').with_context(|| format!("{text:?} is not NAME=VALUE"))?;
+        anyhow::Ok((name.trim().to_owned(), value.trim().to_owned()))
+    };
     let mut settings = Vec::new();
+    if let Some(file) = file {
+        let text =
+            std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+        // A backslash at its end continues a line.
+        let text = text.replace("\\\r\n", "").replace("\\\n", "");
+        let said = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with(['#', '!']));
+        for line in said {
+            settings.push(pair(line).with_context(|| format!("in {}", file.display()))?);
+        }
+    }
     for setting in set {
-        let pair = setting.split_once('=');
-        let (name, value) = pair.with_context(|| format!("--kafka-set {setting:?} is not NAME=VALUE"))?;
-        settings.push((name.trim().to_owned(), value.trim().to_owned()));
+        settings.push(pair(setting)?);
     }
     if let Some(listen) = listen {
         settings.push(("listeners".to_owned(), format!("PLAINTEXT://{listen}")));
     }
+    Ok(settings)
+}
+
+/// What serves Kafka's clients, if anything does.
+fn kafka_side(settings: Vec<(String, String)>) -> anyhow::Result<Option<BrokerConfig>> {
     if settings.is_empty() {
         return Ok(None);
     }
@@ -254,10 +283,10 @@ fn kafka(listen: Option<&str>, set: &[String]) -> anyhow::Result<Option<BrokerCo
         );
     }
     let config = BrokerConfig::new(settings)?;
-    if let Some(open) = config.listeners.iter().find(|l| !l.is_loopback()) {
+    if let Some(open) = config.listeners.iter().find(|l| !l.is_loopback() && !l.protocol.sasl) {
         bail!(
             "{open} would let everybody who reaches it write commands into {CLAIMS_TOPIC}, such as to create or \
-             close campaigns: listen on 127.0.0.1"
+             close campaigns: listen on 127.0.0.1, or let clients say who they are (a SASL_SSL listener)"
         );
     }
     Ok(Some(config))

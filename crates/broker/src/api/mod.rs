@@ -18,6 +18,8 @@ mod membership;
 mod metadata;
 mod offsets;
 mod produce;
+mod sasl;
+mod scram_credentials;
 mod topic_partitions;
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc};
@@ -87,6 +89,7 @@ apis! {
     14 0..=5 => membership::sync;
     15 0..=6 => groups::describe;
     16 0..=5 => groups::list;
+    17 0..=1 => sasl::handshake;
     18 0..=4 => api_versions::answer;
     19 2..=7 => create_topics::answer;
     20 1..=6 => delete_topics::answer;
@@ -96,12 +99,15 @@ apis! {
     32 1..=4 => configs::describe;
     33 0..=2 => configs::alter;
     35 1..=4 => log_dirs::answer;
+    36 0..=2 => sasl::authenticate;
     37 0..=3 => create_partitions::answer;
     42 0..=2 => groups::delete;
     43 0..=2 => leaders::elect;
     44 0..=1 => configs::alter_incrementally;
     46 0..=0 => leaders::reassignments;
     47 0..=0 => offsets::delete;
+    50 0..=0 => scram_credentials::describe;
+    51 0..=0 => scram_credentials::alter;
     55 0..=2 => cluster::quorum;
     60 0..=2 => cluster::answer;
     74 0..=1 => configs::list;
@@ -114,9 +120,13 @@ pub(crate) fn begin(
     client: &Arc<Client>,
     mut frame: Bytes,
 ) -> Result<Answering, Hangup> {
+    if client.auth().takes_raw() {
+        return sasl::token(shared, client, &frame);
+    }
     let mut header = RequestHeader::begin(&mut frame)?;
     let (key, version) = (header.key, header.version);
     let unserved = || Hangup::Refused(format!("API {key} version {version} is not served"));
+    sasl::may(&client.auth(), key)?;
     let shape = shape(key).ok_or_else(unserved)?;
     if key == api_versions::KEY && !shape.versions.has(version) {
         return api_versions::unsupported(header.correlation);

@@ -6,9 +6,11 @@ use std::{
 };
 
 use super::{
+    security::{self, Security},
     topic::TOPIC_SETTINGS,
     value::{Type, check},
 };
+use crate::security::Protocol;
 
 /// One setting of the broker.
 #[derive(Debug)]
@@ -43,7 +45,8 @@ settings! {
     "group.max.session.timeout.ms", Type::Int(1, INT), "1800000", "The longest session time-out of a member.";
     "group.max.size", Type::Int(1, INT), "2147483647", "The most members of a classic group.";
     "group.min.session.timeout.ms", Type::Int(1, INT), "6000", "The shortest session time-out of a member.";
-    "listener.security.protocol.map", Type::Text, "PLAINTEXT:PLAINTEXT",
+    "listener.security.protocol.map", Type::Text,
+        "PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_PLAINTEXT:SASL_PLAINTEXT,SASL_SSL:SASL_SSL",
         "Which security protocol each named listener speaks.";
     "listeners", Type::List, "PLAINTEXT://127.0.0.1:9092", "Where connections are accepted.";
     "log.retention.check.interval.ms", Type::Long(1, MAX), "300000",
@@ -59,6 +62,19 @@ settings! {
     "offsets.retention.minutes", Type::Int(1, INT), "10080", "How long an idle group's offsets are kept.";
     "offsets.topic.num.partitions", Type::Int(1, 10_000), "50", "Partitions of __consumer_offsets.";
     "offsets.topic.segment.bytes", Type::Int(1, INT), "104857600", "Segment size of __consumer_offsets.";
+    "plain.sasl.jaas.config", Type::Password, "",
+        "The users of PLAIN: PlainLoginModule required user_NAME=\"PASSWORD\" …;";
+    "sasl.enabled.mechanisms", Type::SomeOf(&["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]), "",
+        "The SASL mechanisms that clients may use.";
+    "ssl.client.auth", Type::OneOf(&["none", "requested", "required"]), "none",
+        "Whether clients have to show a certificate.";
+    "ssl.keystore.certificate.chain", Type::Password, "", "The server's certificates, in PEM.";
+    "ssl.keystore.key", Type::Password, "", "The server's private key, in PEM.";
+    "ssl.keystore.location", Type::Text, "", "A PEM file with the server's private key and certificates.";
+    "ssl.keystore.type", Type::Text, "JKS", "The form of the key store; it must be PEM.";
+    "ssl.truststore.certificates", Type::Password, "", "The certificates that clients' are checked with, in PEM.";
+    "ssl.truststore.location", Type::Text, "", "A PEM file with the certificates that clients' are checked with.";
+    "ssl.truststore.type", Type::Text, "JKS", "The form of the trust store; it must be PEM.";
     "socket.request.max.bytes", Type::Int(1024, INT), "104857600", "The largest request, in bytes.";
 }
 
@@ -130,6 +146,8 @@ pub struct Listener {
     pub host: String,
     /// Port; 0 takes a free one.
     pub port: u16,
+    /// What it speaks.
+    pub protocol: Protocol,
 }
 
 impl Listener {
@@ -157,6 +175,7 @@ pub struct BrokerConfig {
     pub listeners: Vec<Listener>,
     /// What clients are told, by listener's name; a listener that is missing is told as it is.
     pub advertised: Vec<Listener>,
+    pub(crate) security: Security,
     pub(crate) node_id: i32,
     pub(crate) auto_create: bool,
     pub(crate) delete_topic: bool,
@@ -213,26 +232,13 @@ impl BrokerConfig {
         };
         let int = |name: &str| text(name).parse::<i64>().unwrap_or_default();
         let bool = |name: &str| text(name).eq_ignore_ascii_case("true");
-        let listeners = parse_listeners("listeners", text("listeners"))?;
+        let mut listeners = parse_listeners("listeners", text("listeners"))?;
         if listeners.is_empty() {
             return Err(ConfigError::Value("listeners must name at least one address".into()));
         }
-        for entry in text("listener.security.protocol.map").split(',').filter(|e| !e.is_empty()) {
-            if !matches!(
-                entry.split_once(':'),
-                Some((_, "PLAINTEXT" | "SSL" | "SASL_PLAINTEXT" | "SASL_SSL"))
-            ) {
-                return Err(ConfigError::Value(format!(
-                    "listener.security.protocol.map: {entry:?} is not NAME:PROTOCOL"
-                )));
-            }
-            if let Some((name, protocol)) = entry.split_once(':')
-                && protocol != "PLAINTEXT"
-                && listeners.iter().any(|l| l.name == name)
-            {
-                return Err(ConfigError::Value(format!("listener {name}: {protocol} is not supported")));
-            }
-        }
+        security::set_protocols(&mut listeners, text("listener.security.protocol.map"))
+            .map_err(ConfigError::Value)?;
+        let security = Security::read(&listeners, &set).map_err(ConfigError::Value)?;
         let advertised = parse_listeners("advertised.listeners", text("advertised.listeners"))?;
         for listener in &advertised {
             if !listeners.iter().any(|l| l.name == listener.name) {
@@ -277,6 +283,7 @@ impl BrokerConfig {
             request_partitions: int("max.request.partition.size.limit") as usize,
             listeners,
             advertised,
+            security,
             set,
             warnings,
         })
@@ -319,6 +326,7 @@ const COARSE: &[(&str, &str, i64)] = &[
 ];
 
 fn kind_of(name: &str) -> Option<Type> {
+    let name = security::without_listener(name);
     let own = BROKER_SETTINGS.iter().find(|s| s.name == name).map(|s| s.kind);
     let topics = || TOPIC_SETTINGS.iter().find(|s| s.broker == Some(name)).map(|s| s.kind);
     let coarse = || COARSE.iter().any(|c| c.0 == name).then_some(Type::Int(-1, INT));
@@ -326,7 +334,8 @@ fn kind_of(name: &str) -> Option<Type> {
 }
 
 fn has_no_meaning(name: &str) -> bool {
-    const PREFIXES: [&str; 12] = [
+    const PREFIXES: [&str; 13] = [
+        "sasl.",
         "controller.",
         "replica.",
         "remote.log.",
@@ -340,6 +349,7 @@ fn has_no_meaning(name: &str) -> bool {
         "transaction.",
         "transactional.",
     ];
+    let name = security::without_listener(name);
     WITHOUT_MEANING.contains(&name) || PREFIXES.iter().any(|p| name.starts_with(p))
 }
 
@@ -386,7 +396,8 @@ fn parse_listeners(name: &str, text: &str) -> Result<Vec<Listener>, ConfigError>
         if listeners.iter().any(|l| l.name == listener) {
             return Err(wrong("names a listener twice"));
         }
-        listeners.push(Listener { name: listener.to_owned(), host: host.to_owned(), port });
+        let protocol = Protocol::default();
+        listeners.push(Listener { name: listener.to_owned(), host: host.to_owned(), port, protocol });
     }
     Ok(listeners)
 }
