@@ -330,7 +330,7 @@ mod tests {
         let kafka = |set: &str| ServeArgs { kafka_set: vec![set.into()], ..Default::default() };
         assert!(wrong(kafka("num.partitions=4")).contains("--kafka-listen"));
         assert!(wrong(kafka("num.partitions")).contains("NAME=VALUE"));
-        assert!(wrong(kafka("listeners=PLAINTEXT://0.0.0.0:0")).contains("127.0.0.1"));
+        assert!(wrong(kafka("listeners=PLAINTEXT://dibs.example.com:0")).contains("127.0.0.1"));
         assert!(kafka("listeners=PLAINTEXT://[::1]:0").validate().unwrap().kafka.is_some());
         let listen = ServeArgs { listen: Some("localhost".into()), ..Default::default() };
         assert!(wrong(listen).contains("127.0.0.1:8080"));
