@@ -57,6 +57,16 @@ settings! {
     "offsets.topic.num.partitions", Type::Int(1, 10_000), "50", "Partitions of __consumer_offsets.";
     "offsets.topic.segment.bytes", Type::Int(1, INT), "104857600", "Segment size of __consumer_offsets.";
     "socket.request.max.bytes", Type::Int(1024, INT), "104857600", "The largest request, in bytes.";
+    "transaction.abort.timed.out.transaction.cleanup.interval.ms", Type::Int(1, INT), "10000",
+        "How often transactions that have timed out are aborted, in ms.";
+    "transaction.max.timeout.ms", Type::Int(1, INT), "900000",
+        "The longest time-out of transactions that a producer may ask for, in ms.";
+    "transaction.remove.expired.transaction.cleanup.interval.ms", Type::Int(1, INT), "3600000",
+        "How often expired transactional ids are looked for, in ms.";
+    "transaction.state.log.num.partitions", Type::Int(1, 10_000), "50", "Partitions of __transaction_state.";
+    "transaction.state.log.segment.bytes", Type::Int(1, INT), "104857600", "Segment size of __transaction_state.";
+    "transactional.id.expiration.ms", Type::Int(1, INT), "604800000",
+        "A transactional id that is idle so long is forgotten, in ms.";
 }
 
 /// Kafka's settings that have no meaning here: clusters, controllers, thread pools, sockets' buffers.
@@ -159,6 +169,11 @@ pub struct BrokerConfig {
     pub(crate) initial_rebalance_ms: i32,
     pub(crate) group_max_size: usize,
     pub(crate) request_partitions: usize,
+    pub(crate) transactions_partitions: u32,
+    pub(crate) transaction_max_ms: i32,
+    pub(crate) transaction_check_ms: u64,
+    pub(crate) transactional_id_ms: i64,
+    pub(crate) transactional_id_check_ms: u64,
 }
 
 impl Default for BrokerConfig {
@@ -258,6 +273,12 @@ impl BrokerConfig {
             initial_rebalance_ms: int("group.initial.rebalance.delay.ms") as i32,
             group_max_size: int("group.max.size") as usize,
             request_partitions: int("max.request.partition.size.limit") as usize,
+            transactions_partitions: int("transaction.state.log.num.partitions") as u32,
+            transaction_max_ms: int("transaction.max.timeout.ms") as i32,
+            transaction_check_ms: int("transaction.abort.timed.out.transaction.cleanup.interval.ms") as u64,
+            transactional_id_ms: int("transactional.id.expiration.ms"),
+            transactional_id_check_ms: int("transaction.remove.expired.transaction.cleanup.interval.ms")
+                as u64,
             listeners,
             advertised,
             set,
