@@ -3,13 +3,17 @@
 
 use std::{
     collections::HashSet,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
     time::Duration,
 };
 
 use dibs_log::{AppendError, Appended, Lost, Marker, batch::Batches};
 use kafka_protocol::ResponseError;
-use tokio::sync::watch;
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 
 use crate::{
     clock,
@@ -50,6 +54,8 @@ pub(crate) struct Transactions {
 struct Cell {
     partition: Partition,
     state: Mutex<CellState>,
+    /// Told whenever a decision has been carried out.
+    completed: Notify,
 }
 
 #[derive(Debug)]
@@ -107,7 +113,7 @@ impl Transactions {
                 failures: 0,
                 marking: HashSet::new(),
             };
-            Arc::new(Cell { partition, state: Mutex::new(state) })
+            Arc::new(Cell { partition, state: Mutex::new(state), completed: Notify::new() })
         };
         let cells = self.cells.get_or_init(|| topic.partitions().into_iter().map(cell).collect());
         cells.iter().for_each(|cell| drop(self.ready(cell)));
@@ -152,6 +158,30 @@ impl Transactions {
         Ok(outcome)
     }
 
+    /// Makes partitions part of a producer's transaction, durably. If the one before is just being ended, waits for
+    /// that a little: some clients take seconds to ask again.
+    pub(crate) async fn add(
+        &self,
+        id: &str,
+        producer: Producer,
+        partitions: &[TopicPartition],
+        version: i16,
+    ) -> Result<(), ResponseError> {
+        let deadline = Instant::now() + Duration::from_millis(self.around.config.add_partitions_wait_ms);
+        let cell = self.cell(id).await?;
+        loop {
+            // Registered before the look, so that none is missed.
+            let mut completed = pin!(cell.completed.notified());
+            completed.as_mut().enable();
+            let add =
+                self.with(id, |shard, now, fx| shard.add(now, id, producer, partitions, version, fx)).await?;
+            let waits = add == Err(ResponseError::ConcurrentTransactions);
+            if !waits || tokio::time::timeout_at(deadline, completed).await.is_err() {
+                return add;
+            }
+        }
+    }
+
     /// Does what appends to a partition, when that is durably part of a producer's transaction and cannot leave it
     /// meanwhile: the transaction's marker comes behind what is appended. With `version`, it becomes part of it.
     pub(crate) async fn within<T>(
@@ -162,11 +192,10 @@ impl Transactions {
         version: Option<i16>,
         append: impl FnOnce() -> T,
     ) -> Result<T, ResponseError> {
-        let known = self.with(id, |shard, now, fx| match version {
-            Some(version) => shard.add(now, id, producer, std::slice::from_ref(partition), version, fx),
-            None => shard.verify(id, producer, partition),
-        });
-        known.await??;
+        match version {
+            Some(version) => self.add(id, producer, std::slice::from_ref(partition), version).await?,
+            None => self.with(id, |shard, _, _| shard.verify(id, producer, partition)).await??,
+        }
         let cell = self.cell(id).await?;
         let mut state = self.ready(cell);
         state.shard.verify(id, producer, partition)?;
@@ -287,6 +316,8 @@ impl Transactions {
             state.shard.replayed(&mut fx);
         }
         self.finish(&cell, &mut state, fx);
+        drop(state);
+        cell.completed.notify_waiters();
     }
 
     /// Writes a decision's markers until all are durable; false if the log was closed meanwhile.

@@ -74,9 +74,8 @@ async fn add_to_one(cx: &Context, one: AddPartitionsToTxnTransaction) -> AddPart
         done.await.unwrap_or_else(|e| vec![e.code(); all.len()])
     } else {
         let version = if cx.version < 4 { 0 } else { EPOCH_BUMP };
-        let add =
-            cx.shared.transactions.with(id, |shard, now, fx| shard.add(now, id, producer, &all, version, fx));
-        let done = add.await.and_then(|done| done).map_err(|e| fenced(e, cx.version >= FENCED));
+        let added = cx.shared.transactions.add(id, producer, &all, version).await;
+        let done = added.map_err(|e| fenced(e, cx.version >= FENCED));
         vec![code(&done); all.len()]
     };
     let mut results = results.into_iter();
@@ -102,9 +101,7 @@ pub(crate) async fn add_offsets(cx: Context, request: AddOffsetsToTxnRequest) ->
     let added = async {
         let partition = cx.shared.groups.partition(&request.group_id).await?;
         let offsets = [(OFFSETS_TOPIC.to_owned(), partition)];
-        let add =
-            |shard: &mut crate::txn::Shard, now, fx: &mut _| shard.add(now, id, producer, &offsets, 0, fx);
-        cx.shared.transactions.with(id, add).await?
+        cx.shared.transactions.add(id, producer, &offsets, 0).await
     };
     let done = added.await.map_err(|e| fenced(e, cx.version >= FENCED));
     AddOffsetsToTxnResponse::default().with_error_code(code(&done))

@@ -28,6 +28,8 @@ macro_rules! settings {
 }
 
 settings! {
+    "add.partitions.to.txn.retry.backoff.max.ms", Type::Int(0, INT), "100",
+        "How long a new transaction waits at most for the end of the one before, in ms.";
     "advertised.listeners", Type::List, "", "The addresses told to clients, where they differ from listeners.";
     "auto.create.topics.enable", Type::Bool, "true", "Whether asking for a topic makes it.";
     "broker.id", Type::Int(0, INT), "1", "The broker's number.";
@@ -71,6 +73,7 @@ settings! {
 
 /// Kafka's settings that have no meaning here: clusters, controllers, thread pools, sockets' buffers.
 const WITHOUT_MEANING: &[&str] = &[
+    "add.partitions.to.txn.retry.backoff.ms",
     "default.replication.factor",
     "background.threads",
     "broker.heartbeat.interval.ms",
@@ -169,6 +172,7 @@ pub struct BrokerConfig {
     pub(crate) initial_rebalance_ms: i32,
     pub(crate) group_max_size: usize,
     pub(crate) request_partitions: usize,
+    pub(crate) add_partitions_wait_ms: u64,
     pub(crate) transactions_partitions: u32,
     pub(crate) transaction_max_ms: i32,
     pub(crate) transaction_check_ms: u64,
@@ -273,6 +277,7 @@ impl BrokerConfig {
             initial_rebalance_ms: int("group.initial.rebalance.delay.ms") as i32,
             group_max_size: int("group.max.size") as usize,
             request_partitions: int("max.request.partition.size.limit") as usize,
+            add_partitions_wait_ms: int("add.partitions.to.txn.retry.backoff.max.ms") as u64,
             transactions_partitions: int("transaction.state.log.num.partitions") as u32,
             transaction_max_ms: int("transaction.max.timeout.ms") as i32,
             transaction_check_ms: int("transaction.abort.timed.out.transaction.cleanup.interval.ms") as u64,

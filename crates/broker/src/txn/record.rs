@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use bytes::BufMut;
 
-use super::{NONE, State, TopicPartition, Transaction};
+use super::{EPOCH_BUMP, LAST_EPOCH, NONE, State, TopicPartition, Transaction};
 use crate::{group::record::Record, wire::varint};
 
 const KEY: i16 = 0;
@@ -133,7 +133,20 @@ fn parse_value(bytes: &[u8]) -> Option<Transaction> {
         }
         r.rest = rest;
     }
+    transaction.last_epoch = last_epoch(&transaction);
     Some(transaction)
+}
+
+/// The epoch of a producer that has ended a transaction and may not have heard the answer. It is not in the log:
+/// after an end that begins an epoch (KIP-890) it is the one before; after a fence, nobody has had that one.
+fn last_epoch(transaction: &Transaction) -> i16 {
+    let ended = !matches!(transaction.state, State::Empty | State::Ongoing);
+    match transaction.epoch {
+        _ if !ended || transaction.client_version < EPOCH_BUMP => NONE as i16,
+        0 => LAST_EPOCH,
+        i16::MAX => NONE as i16,
+        epoch => epoch - 1,
+    }
 }
 
 struct Reader<'a> {
