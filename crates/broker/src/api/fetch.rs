@@ -104,7 +104,8 @@ fn read(
     let committed = request.isolation_level == 1;
     // Looked at first: whatever ends a transaction or is appended after this look moves it.
     let high_watermark = partition.high_watermark();
-    let end = if committed { partition.last_stable().min(high_watermark) } else { high_watermark };
+    let last_stable = partition.last_stable().min(high_watermark);
+    let end = if committed { last_stable } else { high_watermark };
     let mut bytes = Vec::new();
     if from < partition.start() || from > partition.high_watermark() {
         return Err(ResponseError::OffsetOutOfRange);
@@ -128,8 +129,8 @@ fn read(
     }
     let aborted = if committed { Some(aborted(&partition, from, &bytes)?) } else { None };
     Ok(PartitionData::default()
-        .with_high_watermark(partition.high_watermark() as i64)
-        .with_last_stable_offset(partition.last_stable() as i64)
+        .with_high_watermark(high_watermark as i64)
+        .with_last_stable_offset(last_stable as i64)
         .with_log_start_offset(partition.start() as i64)
         .with_aborted_transactions(aborted)
         .with_records(Some(Bytes::from(bytes))))
