@@ -55,6 +55,7 @@ check "transactions list" "$t-tx.*Complete" transactions list
 check "transactions list, by pattern" "$t-tx" transactions list --transactional-id-pattern "$t.*"
 check "transactions list, by duration" '^none$' eval "transactions list --duration-filter 100000000 | grep $t-tx || echo none"
 check "transactions describe" "$t-tx.*CompleteCommit" transactions describe --transactional-id "$t-tx"
+check "transactions terminate" 'Empty' eval "transactions forceTerminateTransaction --transactionalId $t-tx; transactions describe --transactional-id $t-tx"
 check "transactions describe producers" 'ProducerId.*CurrentTransactionStartOffset' transactions describe-producers --topic "$t" --partition 0
 check "transactions find hanging" '^TransactionalId\|^Topic' transactions find-hanging --broker-id 1
 check "transactions abort, none open" 'Could not find any open transaction' transactions abort --topic "$t" --partition 0 --start-offset 0

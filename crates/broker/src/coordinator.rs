@@ -155,7 +155,7 @@ impl Coordinator {
             }
             let mut earliest = expire_at;
             for cell in self.cells.get().into_iter().flatten() {
-                let mut state = cell.state();
+                let mut state = self.ready(cell);
                 if expire || state.wakes <= mono {
                     let mut fx = Effects::default();
                     state.shard.tick(now(), &mut fx);
@@ -194,7 +194,7 @@ impl Coordinator {
     pub(crate) async fn each(&self, mut look: impl FnMut(&str, &Group)) -> Result<(), ResponseError> {
         for cell in self.cells.get().into_iter().flatten() {
             let newest = {
-                let state = cell.state();
+                let state = self.ready(cell);
                 state.shard.groups().for_each(|(id, group)| look(id, group));
                 cell.unsynced(&state)
             };
@@ -243,7 +243,7 @@ impl Coordinator {
     /// Forgets what groups have committed for a topic that is no more.
     pub(crate) fn forget_topic(&self, topic: &str) {
         for cell in self.cells.get().into_iter().flatten() {
-            let mut state = cell.state();
+            let mut state = self.ready(cell);
             let mut fx = Effects::default();
             state.shard.forget_topic(topic, &mut fx);
             cell.finish(&mut state, fx);

@@ -419,3 +419,6 @@ fn replay(rules: Rules, partition: &Partition) -> Shard {
     }
     shard
 }
+
+#[cfg(test)]
+mod tests;
