@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicI64, AtomicUsize, Ordering::*},
+        atomic::{AtomicUsize, Ordering::*},
     },
     time::Duration,
 };
@@ -22,17 +22,14 @@ use crate::{
     config::{BrokerConfig, Listener},
     connection::{self, Client, Hangup},
     coordinator::Coordinator,
+    producer_ids::ProducerIds,
     security::users::{Users, scram_user},
     topics::{Owned, Topics, random_uuid},
+    transactions::{Around, Transactions},
 };
 
 /// The small file that holds the cluster's id.
 const CLUSTER_ID: &str = "cluster.id";
-/// The small file that holds the first producer id not given out.
-const PRODUCER_IDS: &str = "producer.ids";
-/// Producer ids are reserved on the disk in blocks of so many.
-const PRODUCER_ID_BLOCK: i64 = 1000;
-
 /// What every connection shares.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -43,7 +40,7 @@ pub(crate) struct Shared {
     pub(crate) cluster_id: String,
     /// What is listened on, with the real ports; as many as `config.listeners`.
     pub(crate) bound: Vec<SocketAddr>,
-    producer_ids: ProducerIds,
+    pub(crate) transactions: Arc<Transactions>,
     connections: AtomicUsize,
 }
 
@@ -95,11 +92,18 @@ impl Broker {
             bound.push(socket.local_addr()?);
             listeners.push(socket);
         }
+        let groups = Coordinator::open(config.clone(), topics.clone());
+        let around = Around {
+            config: config.clone(),
+            topics: topics.clone(),
+            groups: groups.clone(),
+            ids: Arc::new(ProducerIds::open(topics.clone())?),
+        };
         let shared = Arc::new(Shared {
-            groups: Coordinator::open(config.clone(), topics.clone()),
             users: Users::open(&topics, config.security.plain.clone())?,
+            groups,
+            transactions: Transactions::open(around),
             cluster_id: cluster_id(&topics)?,
-            producer_ids: ProducerIds::open(&topics)?,
             connections: AtomicUsize::new(0),
             config,
             topics,
@@ -108,6 +112,7 @@ impl Broker {
         let (stop, stopping) = watch::channel(false);
         let mut tasks = JoinSet::new();
         tasks.spawn(shared.groups.clone().run_timer(stopping.clone()));
+        tasks.spawn(shared.transactions.clone().run_timer(stopping.clone()));
         tasks.spawn(clean(shared.clone(), stopping.clone()));
         for (i, listener) in listeners.into_iter().enumerate() {
             tasks.spawn(accept(shared.clone(), listener, i, stopping.clone()));
@@ -216,38 +221,6 @@ impl Shared {
             None if listening.host.is_empty() => (local.ip().to_string(), i32::from(port)),
             None => (listening.host.clone(), i32::from(port)),
         }
-    }
-
-    /// A producer id that was never given out before.
-    pub(crate) fn next_producer_id(&self) -> io::Result<i64> {
-        self.producer_ids.next(&self.topics)
-    }
-}
-
-#[derive(Debug)]
-struct ProducerIds {
-    next: AtomicI64,
-    /// The first one that is not reserved on the disk.
-    reserved: std::sync::Mutex<i64>,
-}
-
-impl ProducerIds {
-    fn open(topics: &Topics) -> io::Result<ProducerIds> {
-        let text = topics.read_file(PRODUCER_IDS)?.unwrap_or_default();
-        let reserved = String::from_utf8_lossy(&text).trim().parse().unwrap_or(0);
-        Ok(ProducerIds { next: AtomicI64::new(reserved), reserved: std::sync::Mutex::new(reserved) })
-    }
-
-    fn next(&self, topics: &Topics) -> io::Result<i64> {
-        let mut reserved = self.reserved.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let id = self.next.load(Acquire);
-        if id >= *reserved {
-            let upto = id + PRODUCER_ID_BLOCK;
-            topics.put(PRODUCER_IDS, upto.to_string().as_bytes())?;
-            *reserved = upto;
-        }
-        self.next.store(id + 1, Release);
-        Ok(id)
     }
 }
 

@@ -8,8 +8,8 @@ use std::{
 };
 
 use dibs_log::{
-    Aborted, AppendError, Appended, Committer, Lost, Origin, PartitionLog, ReadError, Store, TimestampType,
-    TopicError, TopicId,
+    Aborted, AppendError, Appended, Committer, Lost, Marker, Origin, PartitionLog, ProducerInfo, ReadError,
+    Store, TimestampType, TopicError, TopicId,
 };
 use kafka_protocol::ResponseError;
 use uuid::Uuid;
@@ -194,6 +194,26 @@ impl Partition {
         self.0.produce(batch, Some(clock::wall_ms()), Origin::Client)
     }
 
+    /// Takes a batch of a client whose transaction this partition is known to be part of.
+    pub(crate) fn append_verified(&self, batch: &[u8]) -> Result<Appended, AppendError> {
+        self.0.produce(batch, Some(clock::wall_ms()), Origin::Verified)
+    }
+
+    /// Takes a batch of one of the broker's coordinators.
+    pub(crate) fn append_own(&self, batch: &[u8]) -> Result<Appended, AppendError> {
+        self.0.produce(batch, None, Origin::Coordinator)
+    }
+
+    /// Ends a transaction here.
+    pub(crate) fn append_marker(&self, marker: &Marker) -> Result<Appended, AppendError> {
+        self.0.append_marker(marker, clock::wall_ms())
+    }
+
+    /// The producers that have written here of late, by id.
+    pub(crate) fn producers(&self) -> Vec<ProducerInfo> {
+        self.0.producers()
+    }
+
     /// Resolves when what was appended is durable, with the time of its commit (ms, −1 if not known), or will
     /// never be.
     pub(crate) async fn durable(&self, appended: Appended) -> Result<i64, Lost> {
@@ -266,6 +286,11 @@ impl Partition {
     /// Whether records have the time of their append.
     pub(crate) fn has_append_time(&self) -> bool {
         self.0.config().timestamp_type == TimestampType::LogAppendTime
+    }
+
+    /// How many commits have failed.
+    pub(crate) fn failures(&self) -> u64 {
+        self.0.failures()
     }
 
     /// The largest batch that is taken, in bytes.

@@ -21,6 +21,9 @@ mod produce;
 mod sasl;
 mod scram_credentials;
 mod topic_partitions;
+mod txn;
+mod txn_admin;
+mod txn_offsets;
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
@@ -96,6 +99,11 @@ apis! {
     21 0..=2 => delete_records::answer;
     22 0..=5 => init_producer_id::answer;
     23 2..=4 => list_offsets::answer_epochs;
+    24 0..=5 => txn::add_partitions;
+    25 0..=4 => txn::add_offsets;
+    26 0..=5 => txn::end;
+    27 1..=1 => txn_admin::write_markers;
+    28 0..=5 => txn_offsets::answer;
     32 1..=4 => configs::describe;
     33 0..=2 => configs::alter;
     35 1..=4 => log_dirs::answer;
@@ -110,6 +118,9 @@ apis! {
     51 0..=0 => scram_credentials::alter;
     55 0..=2 => cluster::quorum;
     60 0..=2 => cluster::answer;
+    61 0..=0 => txn_admin::describe_producers;
+    65 0..=0 => txn_admin::describe;
+    66 0..=2 => txn_admin::list;
     74 0..=1 => configs::list;
     75 0..=0 => topic_partitions::answer;
 }

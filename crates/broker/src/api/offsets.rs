@@ -78,7 +78,8 @@ pub(crate) async fn fetch(cx: Context, request: OffsetFetchRequest) -> OffsetFet
             };
             topics.into_iter().map(topic).collect()
         });
-        return match fetch_group(&cx, &request.group_id, wanted).await {
+        let stable = request.require_stable;
+        return match fetch_group(&cx, &request.group_id, wanted, stable).await {
             Ok(topics) => {
                 OffsetFetchResponse::default().with_topics(topics.into_iter().map(single).collect())
             }
@@ -88,7 +89,7 @@ pub(crate) async fn fetch(cx: Context, request: OffsetFetchRequest) -> OffsetFet
     let mut groups = Vec::with_capacity(request.groups.len());
     for group in request.groups {
         let response = OffsetFetchResponseGroup::default().with_group_id(group.group_id.clone());
-        groups.push(match fetch_group(&cx, &group.group_id, group.topics).await {
+        groups.push(match fetch_group(&cx, &group.group_id, group.topics, request.require_stable).await {
             Ok(topics) => response.with_topics(topics),
             Err(e) => response.with_error_code(e.code()),
         });
@@ -115,12 +116,17 @@ async fn fetch_group(
     cx: &Context,
     id: &str,
     wanted: Option<Vec<OffsetFetchRequestTopics>>,
+    stable: bool,
 ) -> Result<Vec<OffsetFetchResponseTopics>, ResponseError> {
     let version = cx.version;
     let found = cx.shared.groups.with(id, |shard, _, _| {
         let offsets = shard.get(id).map(|group| &group.offsets);
-        let entry = |partition: i32, committed: Option<&Committed>| {
+        let entry = |topic: &str, partition: i32, committed: Option<&Committed>| {
+            let unstable = stable && offsets.is_some_and(|o| o.is_unstable(topic, partition));
+            let committed = committed.filter(|_| !unstable);
+            let error = if unstable { ResponseError::UnstableOffsetCommit.code() } else { 0 };
             let response = OffsetFetchResponsePartitions::default().with_partition_index(partition);
+            let response = response.with_error_code(error);
             let epoch = committed.filter(|_| version >= 5).map_or(-1, |c| c.leader_epoch);
             response
                 .with_committed_offset(committed.map_or(-1, |c| c.offset))
@@ -133,7 +139,7 @@ async fn fetch_group(
         match wanted {
             Some(wanted) => {
                 let of = |t: OffsetFetchRequestTopics| {
-                    let get = |p: &i32| entry(*p, offsets.and_then(|o| o.get(&t.name, *p)));
+                    let get = |p: &i32| entry(&t.name, *p, offsets.and_then(|o| o.get(&t.name, *p)));
                     let partitions = t.partition_indexes.iter().map(get).collect();
                     topic(t.name.clone(), partitions)
                 };
@@ -142,7 +148,7 @@ async fn fetch_group(
             None => {
                 let all = offsets.into_iter().flat_map(|o| o.iter());
                 all.map(|(name, ps)| {
-                    topic(topic_name(name), ps.iter().map(|(p, c)| entry(*p, Some(c))).collect())
+                    topic(topic_name(name), ps.iter().map(|(p, c)| entry(name, *p, Some(c))).collect())
                 })
                 .collect()
             }

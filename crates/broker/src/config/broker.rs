@@ -33,6 +33,8 @@ macro_rules! settings {
 }
 
 settings! {
+    "add.partitions.to.txn.retry.backoff.max.ms", Type::Int(0, INT), "100",
+        "How long a new transaction waits at most for the end of the one before, in ms.";
     "advertised.listeners", Type::List, "", "The addresses told to clients, where they differ from listeners.";
     "auto.create.topics.enable", Type::Bool, "true", "Whether asking for a topic makes it.";
     "broker.id", Type::Int(0, INT), "1", "The broker's number.";
@@ -76,10 +78,21 @@ settings! {
     "ssl.truststore.location", Type::Text, "", "A PEM file with the certificates that clients' are checked with.";
     "ssl.truststore.type", Type::Text, "JKS", "The form of the trust store; it must be PEM.";
     "socket.request.max.bytes", Type::Int(1024, INT), "104857600", "The largest request, in bytes.";
+    "transaction.abort.timed.out.transaction.cleanup.interval.ms", Type::Int(1, INT), "10000",
+        "How often transactions that have timed out are aborted, in ms.";
+    "transaction.max.timeout.ms", Type::Int(1, INT), "900000",
+        "The longest time-out of transactions that a producer may ask for, in ms.";
+    "transaction.remove.expired.transaction.cleanup.interval.ms", Type::Int(1, INT), "3600000",
+        "How often expired transactional ids are looked for, in ms.";
+    "transaction.state.log.num.partitions", Type::Int(1, 10_000), "50", "Partitions of __transaction_state.";
+    "transaction.state.log.segment.bytes", Type::Int(1, INT), "104857600", "Segment size of __transaction_state.";
+    "transactional.id.expiration.ms", Type::Int(1, INT), "604800000",
+        "A transactional id that is idle so long is forgotten, in ms.";
 }
 
 /// Kafka's settings that have no meaning here: clusters, controllers, thread pools, sockets' buffers.
 const WITHOUT_MEANING: &[&str] = &[
+    "add.partitions.to.txn.retry.backoff.ms",
     "default.replication.factor",
     "background.threads",
     "broker.heartbeat.interval.ms",
@@ -195,6 +208,12 @@ pub struct BrokerConfig {
     pub(crate) initial_rebalance_ms: i32,
     pub(crate) group_max_size: usize,
     pub(crate) request_partitions: usize,
+    pub(crate) add_partitions_wait_ms: u64,
+    pub(crate) transactions_partitions: u32,
+    pub(crate) transaction_max_ms: i32,
+    pub(crate) transaction_check_ms: u64,
+    pub(crate) transactional_id_ms: i64,
+    pub(crate) transactional_id_check_ms: u64,
 }
 
 impl Default for BrokerConfig {
@@ -281,6 +300,13 @@ impl BrokerConfig {
             initial_rebalance_ms: int("group.initial.rebalance.delay.ms") as i32,
             group_max_size: int("group.max.size") as usize,
             request_partitions: int("max.request.partition.size.limit") as usize,
+            add_partitions_wait_ms: int("add.partitions.to.txn.retry.backoff.max.ms") as u64,
+            transactions_partitions: int("transaction.state.log.num.partitions") as u32,
+            transaction_max_ms: int("transaction.max.timeout.ms") as i32,
+            transaction_check_ms: int("transaction.abort.timed.out.transaction.cleanup.interval.ms") as u64,
+            transactional_id_ms: int("transactional.id.expiration.ms"),
+            transactional_id_check_ms: int("transaction.remove.expired.transaction.cleanup.interval.ms")
+                as u64,
             listeners,
             advertised,
             security,
