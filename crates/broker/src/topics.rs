@@ -4,7 +4,10 @@
 
 use std::{
     fmt, io,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::*},
+    },
 };
 
 use dibs_log::{
@@ -17,6 +20,7 @@ use uuid::Uuid;
 use crate::{
     clock,
     config::{BrokerConfig, TOPIC_SETTINGS, TopicConfig, topic_setting},
+    group::consumer::Catalog,
 };
 
 /// Threads that commit. They wait for the disk nearly all of their time.
@@ -26,6 +30,8 @@ const COMMITTERS: usize = 2;
 pub(crate) struct Topics {
     store: Arc<Store>,
     committer: Mutex<Option<Committer>>,
+    /// Grows when topics come, go or get more partitions.
+    version: AtomicU64,
 }
 
 /// One topic, as it was when somebody asked.
@@ -39,7 +45,7 @@ pub(crate) struct Partition(Arc<PartitionLog>);
 impl Topics {
     pub(crate) fn open(store: Arc<Store>) -> io::Result<Topics> {
         let committer = store.start_committer(COMMITTERS, clock::wall_ms, |_| true)?;
-        Ok(Topics { store, committer: Mutex::new(Some(committer)) })
+        Ok(Topics { store, committer: Mutex::new(Some(committer)), version: AtomicU64::new(1) })
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<Topic> {
@@ -66,16 +72,22 @@ impl Topics {
         partitions: u32,
         own: TopicConfig,
     ) -> Result<Topic, ResponseError> {
-        self.store.create_topic_with(name, partitions, own).map(Topic).map_err(|e| topic_error(&e))
+        let made = self.store.create_topic_with(name, partitions, own).map(Topic);
+        self.version.fetch_add(1, AcqRel);
+        made.map_err(|e| topic_error(&e))
     }
 
     /// Adds partitions, durably, until there are `count`.
     pub(crate) fn add_partitions(&self, name: &str, count: u32) -> Result<(), ResponseError> {
-        self.store.add_partitions(name, count).map_err(|e| topic_error(&e))
+        let added = self.store.add_partitions(name, count);
+        self.version.fetch_add(1, AcqRel);
+        added.map_err(|e| topic_error(&e))
     }
 
     pub(crate) fn delete(&self, name: &str) -> Result<(), ResponseError> {
-        self.store.delete_topic(name).map_err(|e| topic_error(&e))
+        let deleted = self.store.delete_topic(name);
+        self.version.fetch_add(1, AcqRel);
+        deleted.map_err(|e| topic_error(&e))
     }
 
     /// Replaces what a topic says itself of its settings, durably.
@@ -109,6 +121,21 @@ impl Topics {
     /// Commits what is pending and ends the threads.
     pub(crate) fn stop(&self) {
         drop(self.committer.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}
+
+impl Catalog for Topics {
+    fn version(&self) -> u64 {
+        self.version.load(Acquire)
+    }
+
+    fn topic(&self, name: &str) -> Option<(Uuid, i32)> {
+        let topic = self.get(name)?;
+        Some((topic.id(), topic.partition_count() as i32))
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.all().iter().map(|topic| topic.name().to_owned()).collect()
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{connection::Hangup, wire::respond};
 pub(crate) const KEY: i16 = 18;
 
 /// Features that clients ask for by name, as (name, lowest, highest level).
-const FEATURES: &[(&str, i16, i16)] = &[("metadata.version", 7, 27)];
+const FEATURES: &[(&str, i16, i16)] = &[("group.version", 0, 1), ("metadata.version", 7, 27)];
 
 pub(crate) async fn answer(cx: Context, request: ApiVersionsRequest) -> ApiVersionsResponse {
     let valid = cx.version < 3

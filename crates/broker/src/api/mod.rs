@@ -3,6 +3,7 @@
 mod api_versions;
 mod cluster;
 mod configs;
+mod consumer_groups;
 mod create_partitions;
 mod create_topics;
 mod delete_records;
@@ -104,6 +105,8 @@ apis! {
     47 0..=0 => offsets::delete;
     55 0..=2 => cluster::quorum;
     60 0..=2 => cluster::answer;
+    68 0..=1 => consumer_groups::heartbeat;
+    69 0..=1 => consumer_groups::describe;
     74 0..=1 => configs::list;
     75 0..=0 => topic_partitions::answer;
 }
