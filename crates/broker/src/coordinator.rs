@@ -138,7 +138,7 @@ impl Coordinator {
                 break;
             }
         }
-        shard.replayed(now());
+        shard.replayed(now(), &*self.topics);
         shard
     }
 

@@ -4,7 +4,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicI64, AtomicUsize, Ordering::*},
     },
     time::Duration,
@@ -18,6 +18,7 @@ use tokio::{
 };
 
 use crate::{
+    api::fetch_sessions::Sessions,
     config::{BrokerConfig, Listener},
     connection::{self, Client, Hangup},
     coordinator::Coordinator,
@@ -40,6 +41,7 @@ pub(crate) struct Shared {
     pub(crate) cluster_id: String,
     /// What is listened on, with the real ports; as many as `config.listeners`.
     pub(crate) bound: Vec<SocketAddr>,
+    pub(crate) fetch_sessions: Mutex<Sessions>,
     producer_ids: ProducerIds,
     connections: AtomicUsize,
 }
@@ -86,6 +88,7 @@ impl Broker {
         let shared = Arc::new(Shared {
             groups: Coordinator::open(config.clone(), topics.clone()),
             cluster_id: cluster_id(&topics)?,
+            fetch_sessions: Mutex::new(Sessions::new(config.fetch_sessions)),
             producer_ids: ProducerIds::open(&topics)?,
             connections: AtomicUsize::new(0),
             config,

@@ -9,6 +9,7 @@ mod create_topics;
 mod delete_records;
 mod delete_topics;
 mod fetch;
+pub(crate) mod fetch_sessions;
 mod find_coordinator;
 mod groups;
 mod init_producer_id;

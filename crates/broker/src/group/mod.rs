@@ -244,12 +244,12 @@ impl Shard {
     }
 
     /// Ends the replay: members have a whole session from now on to be heard of again.
-    pub(crate) fn replayed(&mut self, now: Now) {
+    pub(crate) fn replayed(&mut self, now: Now, catalog: &dyn Catalog) {
         self.groups.retain(|_, group| !group.is_blank() || group.members.generation() > 0);
         for group in self.groups.values_mut() {
             match &mut group.members {
                 Members::Classic(classic) => classic.restart_sessions(now),
-                Members::Consumer(consumer) => consumer.restart_sessions(now, &self.rules.consumer),
+                Members::Consumer(consumer) => consumer.replayed(now, &self.rules.consumer, catalog),
             }
         }
     }
@@ -325,13 +325,13 @@ impl Shard {
         let id = join.group.clone();
         let group = self.groups.entry(id.clone()).or_default();
         if let Members::Consumer(consumer) = &group.members {
-            if consumer.is_empty() {
+            // The last one with the consumer protocol may come back with the classic one.
+            let replaced = consumer.replaced_by(&join).filter(|_| self.rules.consumer.downgrade).cloned();
+            let alone = replaced.is_some() && consumer.members().count() == 1;
+            if consumer.is_empty() || alone {
                 group.members.bury(&id, fx);
                 group.members = Members::default();
-            } else if let Some(old) = consumer.replaced_by(&join).cloned()
-                && may_downgrade(&self.rules, consumer, &old)
-            {
-                // The last one with the consumer protocol comes back with the classic one.
+            } else if let Some(old) = replaced.filter(|old| may_downgrade(&self.rules, consumer, old)) {
                 fence(&self.rules, &id, group, &old, now, fx);
             }
         }
@@ -360,6 +360,7 @@ impl Shard {
     }
 
     /// Heartbeat.
+    #[expect(clippy::too_many_arguments, reason = "they are the request's, and the world's")]
     pub(crate) fn heartbeat(
         &mut self,
         now: Now,
@@ -367,11 +368,18 @@ impl Shard {
         member: &str,
         instance: Option<&str>,
         generation: i32,
+        catalog: &dyn Catalog,
+        fx: &mut Effects,
     ) -> Result<(), ResponseError> {
-        let group = self.groups.get_mut(group).ok_or(ResponseError::UnknownMemberId)?;
+        let id = group;
+        let group = self.groups.get_mut(id).ok_or(ResponseError::UnknownMemberId)?;
         match &mut group.members {
             Members::Classic(classic) => classic.heartbeat(now, member, instance, generation),
-            Members::Consumer(consumer) => consumer.classic_heartbeat(now, member, instance, generation),
+            Members::Consumer(consumer) => {
+                let member = consumer.classic_member(member, instance, generation)?;
+                consumer.look(&self.rules.consumer, now, catalog, id, false, fx);
+                consumer.classic_heartbeat(now, &member)
+            }
         }
     }
 

@@ -221,7 +221,9 @@ impl World {
     fn beat(&mut self, i: usize) {
         let client = &self.clients[i];
         let (id, instance) = (client.id.clone(), client.instance.clone());
-        let beat = self.shard.heartbeat(self.now, GROUP, &id, instance.as_deref(), client.generation);
+        let (generation, mut fx) = (client.generation, Effects::default());
+        let beat =
+            self.shard.heartbeat(self.now, GROUP, &id, instance.as_deref(), generation, &NoTopics, &mut fx);
         match beat {
             Ok(()) => self.is_current(i),
             Err(kafka_protocol::ResponseError::RebalanceInProgress) => self.join(i),
@@ -357,7 +359,7 @@ impl World {
         for record in &self.records {
             shard.replay(Stored::parse(&record.key, record.value.as_deref()).expect("it was written here"));
         }
-        shard.replayed(self.now);
+        shard.replayed(self.now, &NoTopics);
         let (before, after) = (self.shard.get(GROUP).unwrap(), shard.get(GROUP).unwrap());
         assert_eq!(classic(after).state(), State::Stable);
         assert_eq!(after.members.generation(), before.members.generation());

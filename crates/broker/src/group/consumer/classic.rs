@@ -49,7 +49,7 @@ impl Consumer {
             (Some(_), None) if !new => return refuse(ResponseError::UnknownMemberId),
             _ => {}
         }
-        let owned = self.owned(&subscription.owned);
+        let owned = owned(&subscription.owned, catalog);
         let name = join.protocols[0].0.clone();
         let (group, session_ms, rebalance_ms) = (join.group.clone(), join.session_ms, join.rebalance_ms);
         let changed = self.describe(&group, &id, info(join, subscription), fx);
@@ -77,13 +77,6 @@ impl Consumer {
         let others: Vec<_> = others.filter_map(|(_, m)| m.info.classic.as_ref()).collect();
         let spoken = |name: &str| others.iter().all(|c| c.protocols.iter().any(|(other, _)| other == name));
         join.protocol_type == PROTOCOL_TYPE && join.protocols.iter().any(|(name, _)| spoken(name))
-    }
-
-    fn owned(&self, named: &Named) -> Partitions {
-        let id = |(name, ps): (&String, &Vec<i32>)| {
-            Some((self.image.get(name)?.0, ps.iter().copied().collect::<BTreeSet<i32>>()))
-        };
-        named.iter().filter_map(id).filter(|(_, ps)| !ps.is_empty()).collect()
     }
 
     /// SyncGroup: the assignment, as the classic protocol has it.
@@ -119,17 +112,10 @@ impl Consumer {
         embedded::assignment(version, &named.collect())
     }
 
-    /// Heartbeat.
-    pub(in crate::group) fn classic_heartbeat(
-        &mut self,
-        now: Now,
-        member: &str,
-        instance: Option<&str>,
-        generation: i32,
-    ) -> Result<(), ResponseError> {
-        let id = self.classic_member(member, instance, generation)?;
-        let rejoins = self.has_more_for(&id);
-        let Some(member) = self.members.get_mut(&id) else { return Err(ResponseError::UnknownMemberId) };
+    /// Heartbeat, by [`Consumer::classic_member`].
+    pub(in crate::group) fn classic_heartbeat(&mut self, now: Now, id: &str) -> Result<(), ResponseError> {
+        let rejoins = self.has_more_for(id);
+        let Some(member) = self.members.get_mut(id) else { return Err(ResponseError::UnknownMemberId) };
         let session_ms = member.info.classic.as_ref().map_or(0, |c| c.session_ms.max(0) as u64);
         member.deadline = now.mono + session_ms;
         if rejoins {
@@ -156,7 +142,7 @@ impl Consumer {
     }
 
     /// The id of a member with the classic protocol, if it is what it says.
-    fn classic_member(
+    pub(in crate::group) fn classic_member(
         &self,
         member: &str,
         instance: Option<&str>,
@@ -213,6 +199,14 @@ impl Member {
         let by = now.mono + self.info.rebalance_ms.max(0) as u64;
         self.join_by.get_or_insert(by);
     }
+}
+
+/// What a member says that it has, by the topics' ids.
+fn owned(named: &Named, catalog: &dyn Catalog) -> Partitions {
+    let id = |(name, ps): (&String, &Vec<i32>)| {
+        Some((catalog.topic(name)?.0, ps.iter().copied().collect::<BTreeSet<i32>>()))
+    };
+    named.iter().filter_map(id).filter(|(_, ps)| !ps.is_empty()).collect()
 }
 
 fn info(join: Join, subscription: Subscription) -> Info {

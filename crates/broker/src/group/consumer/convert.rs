@@ -73,8 +73,8 @@ impl Consumer {
             consumer.put(group, Change::Current(id, Some(current)), fx);
         }
         consumer.see_topics(Some(catalog));
-        let hash = super::hash(&consumer.image);
-        consumer.put(group, Change::Epoch(Some(Epoch { epoch, hash })), fx);
+        // Not the topics' hash, so that the next heartbeat makes a target: the leader's may not be up to date.
+        consumer.put(group, Change::Epoch(Some(Epoch { epoch, hash: 0 })), fx);
         consumer.put(group, Change::TargetEpoch(Some(epoch)), fx);
         for (id, session_ms) in ids {
             if let Some(member) = consumer.members.get_mut(&id) {

@@ -205,7 +205,7 @@ impl Consumer {
     }
 
     /// Looks for the topics if need be, and begins a new epoch if they or a subscription changed.
-    pub(super) fn look(
+    pub(in crate::group) fn look(
         &mut self,
         rules: &Rules,
         now: Now,

@@ -239,8 +239,9 @@ impl Consumer {
         put(Change::Epoch(None));
     }
 
-    /// After a replay: members have a whole session to be heard of again.
-    pub(super) fn restart_sessions(&mut self, now: Now, rules: &Rules) {
+    /// Ends a replay: members have a whole session to be heard of again.
+    pub(super) fn replayed(&mut self, now: Now, rules: &Rules, catalog: &dyn Catalog) {
+        self.see_topics(Some(catalog));
         for member in self.members.values_mut() {
             member.deadline = now.mono + member.session_ms(rules);
             member.revoke_by = (member.current.state == MemberState::Unrevoked)
