@@ -15,5 +15,6 @@ mod server;
 mod topics;
 mod wire;
 
+pub use api::read_requests;
 pub use config::{BrokerConfig, ConfigError, Listener};
 pub use server::{Broker, StartError};

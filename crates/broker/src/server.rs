@@ -209,14 +209,14 @@ impl Shared {
 struct ProducerIds {
     next: AtomicI64,
     /// The first one that is not reserved on the disk.
-    reserved: std::sync::Mutex<i64>,
+    reserved: Mutex<i64>,
 }
 
 impl ProducerIds {
     fn open(topics: &Topics) -> io::Result<ProducerIds> {
         let text = topics.read_file(PRODUCER_IDS)?.unwrap_or_default();
         let reserved = String::from_utf8_lossy(&text).trim().parse().unwrap_or(0);
-        Ok(ProducerIds { next: AtomicI64::new(reserved), reserved: std::sync::Mutex::new(reserved) })
+        Ok(ProducerIds { next: AtomicI64::new(reserved), reserved: Mutex::new(reserved) })
     }
 
     fn next(&self, topics: &Topics) -> io::Result<i64> {

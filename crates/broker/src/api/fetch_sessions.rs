@@ -155,7 +155,7 @@ impl Sessions {
         by_id: bool,
         now: u64,
         mut fresh: impl FnMut() -> i32,
-        responses: &mut Vec<FetchableTopicResponse>,
+        responses: &[FetchableTopicResponse],
     ) -> i32 {
         let mut session = Session { epoch: after(INITIAL), by_id, partitions: Vec::new(), used_at: now };
         session.watch(request.topics);
@@ -168,7 +168,7 @@ impl Sessions {
             id = fresh();
         }
         // The client is told everything; what it is told is remembered.
-        session.thin_out(&mut responses.clone());
+        session.thin_out(&mut responses.to_vec());
         self.watched += watches;
         self.sessions.insert(id, session);
         id
