@@ -301,6 +301,101 @@ def groups_are_described_listed_deleted():
     assert group not in [g.group_id for g in admin.list_consumer_groups().result(10).valid]
 
 
+def modern(group=None, **config):
+    """A consumer with the new group protocol (KIP-848); the broker sets its times."""
+    base = {"bootstrap.servers": BOOTSTRAP, "group.id": group or fresh("g"), "group.protocol": "consumer",
+            "auto.offset.reset": "earliest", "enable.auto.commit": False}
+    return Consumer({**base, **{k.replace("_", "."): v for k, v in config.items()}})
+
+
+def until_assigned(wanted, *consumers, seconds=40):
+    """Polls until the consumers have so many partitions each."""
+    end_at = time.time() + seconds
+    while [len(c.assignment()) for c in consumers] != wanted and time.time() < end_at:
+        for c in consumers:
+            c.poll(0.1)
+    assert [len(c.assignment()) for c in consumers] == wanted, [c.assignment() for c in consumers]
+
+
+for assignor in ["uniform", "range"]:
+    def consumer_protocol():
+        name, group = topic(4), fresh("g")
+        send(name, [b"%d" % i for i in range(100)])
+        a, b = modern(group, group_remote_assignor=assignor), modern(group, group_remote_assignor=assignor)
+        a.subscribe([name])
+        take(a, 100)
+        a.commit(asynchronous=False)
+        b.subscribe([name])
+        until_assigned([2, 2], a, b)
+        b.close()
+        until_assigned([4], a)
+        send(name, [b"more"])
+        assert take(a, 1)[0].value() == b"more"
+        a.close()
+    consumer_protocol.__name__ = f"consumer_protocol_{assignor}"
+    check(consumer_protocol)
+
+
+@check
+def consumer_protocol_goes_on_from_offsets():
+    name, group = topic(2), fresh("g")
+    send(name, [b"%d" % i for i in range(50)], partition=1)
+    c = modern(group)
+    c.subscribe([name])
+    take(c, 50)
+    c.commit(asynchronous=False)
+    assert c.committed([TopicPartition(name, 1)])[0].offset == 50
+    c.close()
+    send(name, [b"last"], partition=1)
+    c = modern(group)
+    c.subscribe([name])
+    assert take(c, 1)[0].offset() == 50
+    c.close()
+
+
+@check
+def consumer_protocol_static_member():
+    name, group = topic(2), fresh("g")
+    a, b = modern(group, group_instance_id="a"), modern(group, group_instance_id="b")
+    a.subscribe([name])
+    b.subscribe([name])
+    until_assigned([1, 1], a, b)
+    mine = b.assignment()
+    b.close()
+    b = modern(group, group_instance_id="b")
+    b.subscribe([name])
+    until_assigned([1, 1], a, b)
+    assert b.assignment() == mine
+    a.close()
+    b.close()
+
+
+@check
+def consumer_protocol_by_pattern():
+    prefix = fresh("re2")
+    admin.create_topics([NewTopic(prefix + "-a", 1, 1)])[prefix + "-a"].result(10)
+    c = modern(topic_metadata_refresh_interval_ms=1000)
+    c.subscribe(["^" + prefix + "-.*"])
+    until_assigned([1], c)
+    admin.create_topics([NewTopic(prefix + "-b", 2, 1)])[prefix + "-b"].result(10)
+    until_assigned([3], c)
+    c.close()
+
+
+@check
+def group_changes_its_protocol_at_work():
+    name, group = topic(4), fresh("g")
+    a = consumer(group, partition_assignment_strategy="cooperative-sticky")
+    a.subscribe([name])
+    until_assigned([4], a)
+    b = modern(group)
+    b.subscribe([name])
+    until_assigned([2, 2], a, b)
+    b.close()
+    until_assigned([4], a)
+    a.close()
+
+
 @check
 def offsets_are_altered():
     name, group = topic(), fresh("g")

@@ -32,6 +32,24 @@ check "groups reset, dry" "$t-g .* 0 " groups --reset-offsets --group "$t-g" --t
 check "groups reset" "$t-g .* 0 " groups --reset-offsets --group "$t-g" --topic "$t" --to-earliest --execute
 check "groups delete offsets" 'Successful' groups --delete-offsets --group "$t-g" --topic "$t"
 check "groups delete" 'Deletion' groups --delete --group "$t-g"
+kafka org.apache.kafka.tools.consumer.ConsoleConsumer --bootstrap-server "$b" --topic "$t" --group "$t-new" \
+  --consumer-property group.protocol=consumer --timeout-ms 40000 >/dev/null &
+described() { # PATTERN ARGUMENTS…: asks until there is such a line
+  local out
+  for _ in $(seq 15); do
+    out=$(groups --describe --group "$t-new" "${@:2}")
+    grep -q -e "$1" <<<"$out" && break
+  done
+  echo "$out"
+}
+check "consumer group members" "uniform\|$t" described "console-consumer.*$t" --members --verbose
+check "consumer group state" 'uniform *Stable' described 'Stable' --state --verbose
+check "consumer groups list, type" "$t-new *Consumer" groups --list --type consumer
+check "consumer groups list, state" "$t-new *Stable" groups --list --state stable
+check "consumer group offsets" "$t-new .*$t" described "$t-new .*$t" --offsets
+check "consumer group delete, refused" 'not empty' groups --delete --group "$t-new"
+wait $!
+check "consumer group delete" 'successful' groups --delete --group "$t-new"
 check "configs alter" 'Completed' configs --alter --entity-type topics --entity-name "$t" --add-config max.message.bytes=5000
 check "configs describe" 'max.message.bytes=5000.*DYNAMIC_TOPIC_CONFIG' configs --describe --entity-type topics --entity-name "$t"
 check "configs describe all" 'cleanup.policy=delete' configs --describe --all --entity-type topics --entity-name "$t"

@@ -21,6 +21,7 @@ use crate::{
     group::{
         Answer, Effects, Group, Now, Rules, Shard, Token,
         classic::{Join, Joined, Sync, Synced},
+        consumer,
         offsets::Committed,
         record::{Record, Stored},
     },
@@ -140,7 +141,7 @@ impl Coordinator {
                 break;
             }
         }
-        shard.replayed(now());
+        shard.replayed(now(), &*self.topics);
         shard
     }
 
@@ -208,7 +209,8 @@ impl Coordinator {
     /// JoinGroup: waits for the others. An error comes with the member's id.
     pub(crate) async fn join(&self, join: Join) -> Result<Joined, (ResponseError, String)> {
         let (group, member) = (join.group.clone(), join.member.clone());
-        let answer = self.wait(&group, |shard, now, token, fx| shard.join(now, token, join, fx)).await;
+        let answer =
+            self.wait(&group, |shard, now, token, fx| shard.join(now, token, join, &*self.topics, fx)).await;
         match answer {
             Ok(Answer::Join(joined)) => joined,
             Ok(Answer::Sync(_)) => Err((ResponseError::UnknownServerError, member)),
@@ -419,6 +421,14 @@ fn rules(config: &BrokerConfig) -> Rules {
         max_size: config.group_max_size,
         metadata_max: config.offset_metadata_max.min(i16::MAX as usize),
         retention_ms: config.offsets_retention_ms,
+        consumer: consumer::Rules {
+            session_ms: config.consumer.session_ms,
+            max_size: config.consumer.max_size,
+            assignors: config.consumer.assignors.clone(),
+            refresh_ms: config.consumer.refresh_ms,
+            upgrade: config.consumer.upgrade,
+            downgrade: config.consumer.downgrade,
+        },
     }
 }
 

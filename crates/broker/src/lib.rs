@@ -20,6 +20,7 @@ mod transactions;
 mod txn;
 mod wire;
 
+pub use api::read_requests;
 pub use config::{BrokerConfig, ConfigError, Listener};
 pub use security::Protocol;
 pub use server::{Broker, StartError};

@@ -4,7 +4,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering::*},
     },
     time::Duration,
@@ -19,6 +19,7 @@ use tokio::{
 };
 
 use crate::{
+    api::fetch_sessions::Sessions,
     config::{BrokerConfig, Listener},
     connection::{self, Client, Hangup},
     coordinator::Coordinator,
@@ -41,6 +42,7 @@ pub(crate) struct Shared {
     /// What is listened on, with the real ports; as many as `config.listeners`.
     pub(crate) bound: Vec<SocketAddr>,
     pub(crate) transactions: Arc<Transactions>,
+    pub(crate) fetch_sessions: Mutex<Sessions>,
     connections: AtomicUsize,
 }
 
@@ -104,6 +106,7 @@ impl Broker {
             groups,
             transactions: Transactions::open(around),
             cluster_id: cluster_id(&topics)?,
+            fetch_sessions: Mutex::new(Sessions::new(config.fetch_sessions)),
             connections: AtomicUsize::new(0),
             config,
             topics,

@@ -4,7 +4,10 @@
 
 use std::{
     fmt, io,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::*},
+    },
 };
 
 use dibs_log::{
@@ -17,6 +20,7 @@ use uuid::Uuid;
 use crate::{
     clock,
     config::{BrokerConfig, TOPIC_SETTINGS, TopicConfig, topic_setting},
+    group::consumer::Catalog,
 };
 
 /// Threads that commit. They wait for the disk nearly all of their time.
@@ -37,6 +41,8 @@ pub(crate) struct Topics {
     store: Arc<Store>,
     owned: Arc<[Owned]>,
     committer: Mutex<Option<Committer>>,
+    /// Grows when topics come, go or get more partitions.
+    version: AtomicU64,
 }
 
 /// One topic, as it was when somebody asked.
@@ -53,7 +59,8 @@ impl Topics {
         let theirs = owned.clone();
         let pooled = move |topic: &str| !theirs.iter().any(|o| o.topic == topic);
         let committer = store.start_committer(COMMITTERS, clock::wall_ms, pooled)?;
-        Ok(Topics { store, owned, committer: Mutex::new(Some(committer)) })
+        let committer = Mutex::new(Some(committer));
+        Ok(Topics { store, owned, committer, version: AtomicU64::new(1) })
     }
 
     /// What the program around the broker says of a topic, if it is its own.
@@ -90,18 +97,24 @@ impl Topics {
         partitions: u32,
         own: TopicConfig,
     ) -> Result<Topic, ResponseError> {
-        self.store.create_topic_with(name, partitions, own).map(Topic).map_err(|e| topic_error(&e))
+        let made = self.store.create_topic_with(name, partitions, own).map(Topic);
+        self.version.fetch_add(1, AcqRel);
+        made.map_err(|e| topic_error(&e))
     }
 
     /// Adds partitions, durably, until there are `count`.
     pub(crate) fn add_partitions(&self, name: &str, count: u32) -> Result<(), ResponseError> {
         self.changeable(name)?;
-        self.store.add_partitions(name, count).map_err(|e| topic_error(&e))
+        let added = self.store.add_partitions(name, count);
+        self.version.fetch_add(1, AcqRel);
+        added.map_err(|e| topic_error(&e))
     }
 
     pub(crate) fn delete(&self, name: &str) -> Result<(), ResponseError> {
         self.changeable(name)?;
-        self.store.delete_topic(name).map_err(|e| topic_error(&e))
+        let deleted = self.store.delete_topic(name);
+        self.version.fetch_add(1, AcqRel);
+        deleted.map_err(|e| topic_error(&e))
     }
 
     /// Replaces what a topic says itself of its settings, durably.
@@ -136,6 +149,21 @@ impl Topics {
     /// Commits what is pending and ends the threads.
     pub(crate) fn stop(&self) {
         drop(self.committer.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}
+
+impl Catalog for Topics {
+    fn version(&self) -> u64 {
+        self.version.load(Acquire)
+    }
+
+    fn topic(&self, name: &str) -> Option<(Uuid, i32)> {
+        let topic = self.get(name)?;
+        Some((topic.id(), topic.partition_count() as i32))
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.all().iter().map(|topic| topic.name().to_owned()).collect()
     }
 }
 

@@ -14,7 +14,8 @@ pub(crate) const KEY: i16 = 18;
 ///
 /// `transaction.version` 2 is what clients go by to end every transaction with a new epoch and to leave out
 /// AddPartitionsToTxn (KIP-890): the versions of the requests alone do not tell them.
-const FEATURES: &[(&str, i16, i16)] = &[("metadata.version", 7, 27), ("transaction.version", 0, 2)];
+const FEATURES: &[(&str, i16, i16)] =
+    &[("group.version", 0, 1), ("metadata.version", 7, 27), ("transaction.version", 0, 2)];
 
 pub(crate) async fn answer(cx: Context, request: ApiVersionsRequest) -> ApiVersionsResponse {
     let valid = cx.version < 3

@@ -1,6 +1,12 @@
 //! Fetch: whole batches, as they stand in the log; waits for more without polling.
 
-use std::{future::Future, pin::Pin, task::Poll, time::Duration};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{MutexGuard, PoisonError},
+    task::Poll,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use dibs_log::{Aborted, ReadError, batch::BatchHeader};
@@ -10,8 +16,11 @@ use kafka_protocol::{
 };
 use tokio::time::Instant;
 
-use super::Context;
-use crate::topics::{Partition, Topic};
+use super::{Context, fetch_sessions::Sessions};
+use crate::{
+    clock,
+    topics::{Partition, Topic, random_uuid},
+};
 
 /// Everything that one look at the log gave.
 struct Look {
@@ -23,21 +32,28 @@ struct Look {
     at_end: Vec<(Partition, u64)>,
 }
 
-pub(crate) async fn answer(cx: Context, request: FetchRequest) -> FetchResponse {
-    if request.session_epoch > 0 {
-        // Sessions are not kept: a client told so goes on with whole requests.
-        let error = ResponseError::FetchSessionIdNotFound;
-        return FetchResponse::default().with_error_code(error.code());
-    }
+pub(crate) async fn answer(cx: Context, mut request: FetchRequest) -> FetchResponse {
+    let by_id = cx.version >= 13;
+    let begun = match sessions(&cx).begin(&mut request, by_id, clock::mono_ms()) {
+        Ok(begun) => begun,
+        Err(e) => return FetchResponse::default().with_error_code(e.code()),
+    };
     let wait = Duration::from_millis(request.max_wait_ms.clamp(0, i32::MAX) as u64);
     let deadline = Instant::now() + wait;
-    loop {
+    let mut responses = loop {
         let look = look(&cx, &request);
         let enough = look.bytes >= request.min_bytes.max(0) as usize || look.failed;
         if enough || !more(look.at_end, deadline).await {
-            return FetchResponse::default().with_responses(look.responses);
+            break look.responses;
         }
-    }
+    };
+    let fresh = || (random_uuid().as_u128() >> 97) as i32;
+    let id = sessions(&cx).finish(&begun, request, by_id, clock::mono_ms(), fresh, &mut responses);
+    FetchResponse::default().with_session_id(id).with_responses(responses)
+}
+
+fn sessions(cx: &Context) -> MutexGuard<'_, Sessions> {
+    cx.shared.fetch_sessions.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Waits until one of the partitions has more; false if the time is over first.

@@ -10,24 +10,26 @@ use kafka_protocol::{
 };
 
 use super::{Context, code, text};
-use crate::group::{Group, classic::State};
-
-const CLASSIC: &str = "classic";
+use crate::group::{
+    Members,
+    classic::{Classic, State},
+};
 
 pub(crate) async fn describe(cx: Context, request: DescribeGroupsRequest) -> DescribeGroupsResponse {
     let mut groups = Vec::with_capacity(request.groups.len());
     for id in request.groups {
         let version = cx.version;
-        let described = cx.shared.groups.with(&id, |shard, _, _| match shard.get(&id) {
-            Some(group) => describe_one(group, version),
-            None => {
-                let dead = DescribedGroup::default().with_group_state(text("Dead"));
-                if version < 6 {
-                    return dead;
-                }
-                dead.with_error_code(ResponseError::GroupIdNotFound.code())
-                    .with_error_message(Some(text(format!("Group {} not found.", &**id))))
+        let described = cx.shared.groups.with(&id, |shard, _, _| {
+            let why = match shard.get(&id).map(|g| &g.members) {
+                Some(Members::Classic(classic)) => return describe_one(classic, version),
+                Some(Members::Consumer(_)) => format!("Group {} is not a classic group.", &**id),
+                None => format!("Group {} not found.", &**id),
+            };
+            let dead = DescribedGroup::default().with_group_state(text("Dead"));
+            if version < 6 {
+                return dead;
             }
+            dead.with_error_code(ResponseError::GroupIdNotFound.code()).with_error_message(Some(text(why)))
         });
         let group = described.await;
         let group = group.unwrap_or_else(|e| DescribedGroup::default().with_error_code(e.code()));
@@ -36,8 +38,7 @@ pub(crate) async fn describe(cx: Context, request: DescribeGroupsRequest) -> Des
     DescribeGroupsResponse::default().with_groups(groups)
 }
 
-fn describe_one(group: &Group, version: i16) -> DescribedGroup {
-    let classic = &group.members;
+fn describe_one(classic: &Classic, version: i16) -> DescribedGroup {
     let stable = classic.state() == State::Stable;
     let members = classic.members().map(|(id, member, metadata)| {
         let described = DescribedGroupMember::default()
@@ -67,15 +68,15 @@ pub(crate) async fn list(cx: Context, request: ListGroupsRequest) -> ListGroupsR
         filter.is_empty() || filter.iter().any(|f| f.eq_ignore_ascii_case(value))
     };
     let done = cx.shared.groups.each(|id, group| {
-        let state = group.members.state().name();
-        if !wanted(&request.states_filter, state) || !wanted(&request.types_filter, CLASSIC) {
+        let (state, kind) = (group.members.state(), group.members.kind());
+        if !wanted(&request.states_filter, state) || !wanted(&request.types_filter, kind) {
             return;
         }
         let listed = ListedGroup::default()
             .with_group_id(GroupId(text(id)))
             .with_protocol_type(text(group.members.protocol_type()));
         let listed = if cx.version >= 4 { listed.with_group_state(text(state)) } else { listed };
-        groups.push(if cx.version >= 5 { listed.with_group_type(text(CLASSIC)) } else { listed });
+        groups.push(if cx.version >= 5 { listed.with_group_type(text(kind)) } else { listed });
     });
     match done.await {
         Ok(()) => ListGroupsResponse::default().with_groups(groups),

@@ -103,8 +103,9 @@ pub(crate) async fn sync(cx: Context, request: SyncGroupRequest) -> SyncGroupRes
 
 pub(crate) async fn heartbeat(cx: Context, request: HeartbeatRequest) -> HeartbeatResponse {
     let instance = request.group_instance_id.as_deref();
-    let beat = cx.shared.groups.with(&request.group_id, |shard, now, _| {
-        shard.heartbeat(now, &request.group_id, &request.member_id, instance, request.generation_id)
+    let (group, topics) = (&*request.group_id, &*cx.shared.topics);
+    let beat = cx.shared.groups.with(group, |shard, now, fx| {
+        shard.heartbeat(now, group, &request.member_id, instance, request.generation_id, topics, fx)
     });
     HeartbeatResponse::default().with_error_code(code(&beat.await.and_then(|r| r)))
 }

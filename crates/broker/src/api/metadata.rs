@@ -43,15 +43,14 @@ pub(crate) async fn answer(cx: Context, request: MetadataRequest) -> MetadataRes
 
 async fn find(cx: &Context, wanted: MetadataRequestTopic, create: bool) -> MetadataResponseTopic {
     let error = |e: ResponseError| MetadataResponseTopic::default().with_error_code(e.code());
-    let Some(name) = wanted.name else {
+    // An id counts more than a name, and Java's consumer sends an empty name with it.
+    let name = wanted.name.filter(|_| wanted.topic_id == Uuid::nil());
+    let Some(name) = name else {
         return match cx.shared.topics.by_id(wanted.topic_id) {
             Some(topic) => describe(&cx.shared, &topic),
             None => error(ResponseError::UnknownTopicId).with_topic_id(wanted.topic_id),
         };
     };
-    if wanted.topic_id != Uuid::nil() {
-        return error(ResponseError::InvalidRequest).with_name(Some(name));
-    }
     match find_or_create(&cx.shared, &name, create).await {
         Ok(topic) => describe(&cx.shared, &topic),
         Err(e) => error(e).with_name(Some(name)),

@@ -3,11 +3,13 @@
 mod api_versions;
 mod cluster;
 mod configs;
+mod consumer_groups;
 mod create_partitions;
 mod create_topics;
 mod delete_records;
 mod delete_topics;
 mod fetch;
+pub(crate) mod fetch_sessions;
 mod find_coordinator;
 mod groups;
 mod init_producer_id;
@@ -30,14 +32,14 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc};
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::{
     ResponseError,
-    messages::TopicName,
+    messages::{ProduceRequest, TopicName},
     protocol::{Decodable, Encodable, HeaderVersion, StrBytes},
 };
 
 use crate::{
     connection::{Client, Hangup},
     server::Shared,
-    wire::{RequestHeader, Versions, respond, shape},
+    wire::{RequestHeader, Versions, next_frame, respond, shape},
 };
 
 /// A request that is being answered.
@@ -73,6 +75,15 @@ macro_rules! apis {
             match key {
                 0 => produce::begin(call),
                 $($key => call.run($handler),)*
+                _ => Err(Hangup::Refused(format!("API {key} is not served"))),
+            }
+        }
+
+        /// Decodes a body, and does nothing with it.
+        fn decode_only(key: i16, body: &mut Bytes, version: i16) -> Result<(), Hangup> {
+            match key {
+                0 => decode::<ProduceRequest>(body, version).map(drop),
+                $($key => decode_for($handler, body, version),)*
                 _ => Err(Hangup::Refused(format!("API {key} is not served"))),
             }
         }
@@ -121,35 +132,62 @@ apis! {
     61 0..=0 => txn_admin::describe_producers;
     65 0..=0 => txn_admin::describe;
     66 0..=2 => txn_admin::list;
+    68 0..=1 => consumer_groups::heartbeat;
+    69 0..=1 => consumer_groups::describe;
     74 0..=1 => configs::list;
     75 0..=0 => topic_partitions::answer;
 }
 
 /// Begins to answer a request. An error ends the connection, as it does with Kafka.
-pub(crate) fn begin(
-    shared: &Arc<Shared>,
-    client: &Arc<Client>,
-    mut frame: Bytes,
-) -> Result<Answering, Hangup> {
+pub(crate) fn begin(shared: &Arc<Shared>, client: &Arc<Client>, frame: Bytes) -> Result<Answering, Hangup> {
     if client.auth().takes_raw() {
         return sasl::token(shared, client, &frame);
     }
+    let (header, body) = match read(frame)? {
+        Read::Request(header, body) => (header, body),
+        Read::UnknownApiVersions(correlation) => return api_versions::unsupported(correlation),
+    };
+    let RequestHeader { key, version, correlation, client_id } = header;
+    sasl::may(&client.auth(), key)?;
+    let client_id = client_id.unwrap_or_default();
+    let cx = Context { shared: shared.clone(), client: client.clone(), client_id, version };
+    dispatch(key, Call { cx, correlation, body })
+}
+
+/// A frame whose request is all there.
+enum Read {
+    Request(RequestHeader, Bytes),
+    /// ApiVersions in a version that is not known, with its correlation id.
+    UnknownApiVersions(i32),
+}
+
+fn read(mut frame: Bytes) -> Result<Read, Hangup> {
     let mut header = RequestHeader::begin(&mut frame)?;
     let (key, version) = (header.key, header.version);
     let unserved = || Hangup::Refused(format!("API {key} version {version} is not served"));
-    sasl::may(&client.auth(), key)?;
     let shape = shape(key).ok_or_else(unserved)?;
     if key == api_versions::KEY && !shape.versions.has(version) {
-        return api_versions::unsupported(header.correlation);
+        return Ok(Read::UnknownApiVersions(header.correlation));
     }
     if !served(key).is_some_and(|versions| versions.has(version)) {
         return Err(unserved());
     }
     header.finish(&mut frame, shape.is_flexible(version))?;
     shape.check(&frame, version)?;
-    let client_id = header.client_id.unwrap_or_default();
-    let cx = Context { shared: shared.clone(), client: client.clone(), client_id, version };
-    dispatch(key, Call { cx, correlation: header.correlation, body: frame })
+    Ok(Read::Request(header, frame))
+}
+
+/// Reads requests out of a stream of frames as a connection does, up to where they would be answered: what is no
+/// request is an error, and nothing makes it panic or take much more memory than was sent. For fuzzing.
+pub fn read_requests(stream: &[u8]) -> Result<usize, String> {
+    let (mut buffer, mut count) = (BytesMut::from(stream), 0);
+    while let Some(frame) = next_frame(&mut buffer, stream.len()).map_err(|e| e.to_string())? {
+        if let Read::Request(header, mut body) = read(frame).map_err(|e| e.to_string())? {
+            decode_only(header.key, &mut body, header.version).map_err(|e| e.to_string())?;
+        }
+        count += 1;
+    }
+    Ok(count)
 }
 
 /// The versions of an API that are taken.
@@ -160,9 +198,22 @@ fn served(key: i16) -> Option<Versions> {
     SERVED.iter().find(|(k, _)| *k == key).map(|(_, versions)| *versions)
 }
 
+fn decode<R: Decodable>(body: &mut Bytes, version: i16) -> Result<R, Hangup> {
+    R::decode(body, version).map_err(|e| Hangup::Refused(e.to_string()))
+}
+
+/// Decodes what a handler takes.
+fn decode_for<Req: Decodable, F>(
+    _: impl FnOnce(Context, Req) -> F,
+    body: &mut Bytes,
+    version: i16,
+) -> Result<(), Hangup> {
+    decode::<Req>(body, version).map(drop)
+}
+
 impl Call {
     fn decode<R: Decodable>(&mut self) -> Result<R, Hangup> {
-        R::decode(&mut self.body, self.cx.version).map_err(|e| Hangup::Refused(e.to_string()))
+        decode(&mut self.body, self.cx.version)
     }
 
     fn run<Req, Res, F>(

@@ -11,16 +11,17 @@ use kafka_protocol::{
 };
 
 use super::{Context, code, text, topic_name};
-use crate::{clock, group::offsets::Committed};
+use crate::{
+    clock,
+    group::{Now, Shard, offsets::Committed},
+};
 
 pub(crate) async fn commit(cx: Context, request: OffsetCommitRequest) -> OffsetCommitResponse {
     let group = &*request.group_id;
-    let instance = request.group_instance_id.as_deref();
-    let generation = request.generation_id_or_member_epoch;
     let at = clock::wall_ms();
     let topics = &cx.shared.topics;
     let committed = cx.shared.groups.with(group, |shard, now, fx| {
-        let allowed = shard.may_commit(now, group, &request.member_id, instance, generation);
+        let allowed = may_commit(shard, cx.version, now, group, &request);
         let mut responses = Vec::with_capacity(request.topics.len());
         for topic in &request.topics {
             let mut one = |p: &OffsetCommitRequestPartition| {
@@ -54,6 +55,29 @@ pub(crate) async fn commit(cx: Context, request: OffsetCommitRequest) -> OffsetC
     }
 }
 
+/// Whether the member may commit. Before version 9, members with epochs are not known.
+fn may_commit(
+    shard: &mut Shard,
+    version: i16,
+    now: Now,
+    group: &str,
+    request: &OffsetCommitRequest,
+) -> Result<(), ResponseError> {
+    let instance = request.group_instance_id.as_deref();
+    let generation = request.generation_id_or_member_epoch;
+    match shard.may_commit(now, group, &request.member_id, instance, generation) {
+        Err(ResponseError::IllegalGeneration) if version >= 9 && shard.get(group).is_none() => {
+            Err(ResponseError::GroupIdNotFound)
+        }
+        Err(ResponseError::StaleMemberEpoch) | Ok(())
+            if version < 9 && shard.has_epochs(group, &request.member_id) =>
+        {
+            Err(ResponseError::UnsupportedVersion)
+        }
+        allowed => allowed,
+    }
+}
+
 fn refuse_all(request: &OffsetCommitRequest, error: ResponseError) -> Vec<OffsetCommitResponseTopic> {
     let refuse = |p: &OffsetCommitRequestPartition| {
         OffsetCommitResponsePartition::default()
@@ -79,7 +103,7 @@ pub(crate) async fn fetch(cx: Context, request: OffsetFetchRequest) -> OffsetFet
             topics.into_iter().map(topic).collect()
         });
         let stable = request.require_stable;
-        return match fetch_group(&cx, &request.group_id, wanted, stable).await {
+        return match fetch_group(&cx, &request.group_id, None, wanted, stable).await {
             Ok(topics) => {
                 OffsetFetchResponse::default().with_topics(topics.into_iter().map(single).collect())
             }
@@ -89,7 +113,9 @@ pub(crate) async fn fetch(cx: Context, request: OffsetFetchRequest) -> OffsetFet
     let mut groups = Vec::with_capacity(request.groups.len());
     for group in request.groups {
         let response = OffsetFetchResponseGroup::default().with_group_id(group.group_id.clone());
-        groups.push(match fetch_group(&cx, &group.group_id, group.topics, request.require_stable).await {
+        let member = group.member_id.filter(|_| cx.version >= 9).map(|m| (m.to_string(), group.member_epoch));
+        let stable = request.require_stable;
+        groups.push(match fetch_group(&cx, &group.group_id, member, group.topics, stable).await {
             Ok(topics) => response.with_topics(topics),
             Err(e) => response.with_error_code(e.code()),
         });
@@ -111,15 +137,19 @@ fn single(topic: OffsetFetchResponseTopics) -> OffsetFetchResponseTopic {
     OffsetFetchResponseTopic::default().with_name(topic.name).with_partitions(partitions)
 }
 
-/// The offsets of some topics' partitions, or of all.
+/// The offsets of some topics' partitions, or of all; for a member, if it is in the epoch that it says.
 async fn fetch_group(
     cx: &Context,
     id: &str,
+    member: Option<(String, i32)>,
     wanted: Option<Vec<OffsetFetchRequestTopics>>,
     stable: bool,
 ) -> Result<Vec<OffsetFetchResponseTopics>, ResponseError> {
     let version = cx.version;
     let found = cx.shared.groups.with(id, |shard, _, _| {
+        if let Some((member, epoch)) = member {
+            shard.may_fetch(id, &member, epoch)?;
+        }
         let offsets = shard.get(id).map(|group| &group.offsets);
         let entry = |topic: &str, partition: i32, committed: Option<&Committed>| {
             let unstable = stable && offsets.is_some_and(|o| o.is_unstable(topic, partition));
@@ -136,7 +166,7 @@ async fn fetch_group(
         let topic = |name: TopicName, partitions| {
             OffsetFetchResponseTopics::default().with_name(name).with_partitions(partitions)
         };
-        match wanted {
+        Ok(match wanted {
             Some(wanted) => {
                 let of = |t: OffsetFetchRequestTopics| {
                     let get = |p: &i32| entry(&t.name, *p, offsets.and_then(|o| o.get(&t.name, *p)));
@@ -152,9 +182,9 @@ async fn fetch_group(
                 })
                 .collect()
             }
-        }
+        })
     });
-    found.await
+    found.await.and_then(|f| f)
 }
 
 pub(crate) async fn delete(cx: Context, request: OffsetDeleteRequest) -> OffsetDeleteResponse {

@@ -103,3 +103,23 @@ async fn broken_requests_crash_nothing() {
     assert!(refused > 0 && taken > 0, "{refused} refused, {taken} taken");
     broker.stop().await;
 }
+
+/// Samples of every request in every version, for `tests/hostile.rs` and as a start for fuzzing; UPDATE=1 writes
+/// them anew.
+#[test]
+fn samples_are_requests() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/requests.hex");
+    if std::env::var("UPDATE").is_ok() {
+        let mut rng = fastrand::Rng::with_seed(3);
+        let hex = |frame: Vec<u8>| frame.iter().map(|b| format!("{b:02x}")).collect::<String>() + "\n";
+        let all: String = apis().map(|(key, version)| hex(frame(&mut rng, key, version))).collect();
+        std::fs::write(path, all).unwrap();
+    }
+    for line in std::fs::read_to_string(path).unwrap().lines() {
+        let byte = |i| u8::from_str_radix(&line[i..i + 2], 16).unwrap();
+        let frame: Vec<u8> = (0..line.len()).step_by(2).map(byte).collect();
+        let mut stream = (frame.len() as u32).to_be_bytes().to_vec();
+        stream.extend(frame);
+        assert_eq!(crate::read_requests(&stream), Ok(1), "{line}");
+    }
+}

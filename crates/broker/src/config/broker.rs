@@ -10,7 +10,7 @@ use super::{
     topic::TOPIC_SETTINGS,
     value::{Type, check},
 };
-use crate::security::Protocol;
+use crate::{group::consumer::assign::Assignor, security::Protocol};
 
 /// One setting of the broker.
 #[derive(Debug)]
@@ -42,6 +42,21 @@ settings! {
     "connections.max.idle.ms", Type::Long(1, MAX), "600000", "A connection that is silent so long is closed.";
     "delete.topic.enable", Type::Bool, "true", "Whether topics can be deleted.";
     "fetch.max.bytes", Type::Int(1024, INT), "57671680", "The most bytes that answer a fetch.";
+    "group.consumer.assignors", Type::List, "uniform,range",
+        "The assignors of the consumer protocol; the first is taken where members do not say.";
+    "group.consumer.heartbeat.interval.ms", Type::Int(1, INT), "5000",
+        "How often members of the consumer protocol are to be heard of.";
+    "group.consumer.max.heartbeat.interval.ms", Type::Int(1, INT), "15000", "The most that this interval can be.";
+    "group.consumer.max.session.timeout.ms", Type::Int(1, INT), "60000", "The most that this time-out can be.";
+    "group.consumer.max.size", Type::Int(1, INT), "2147483647", "The most members of a consumer group.";
+    "group.consumer.migration.policy", Type::OneOf(&["disabled", "upgrade", "downgrade", "bidirectional"]),
+        "bidirectional", "Which groups change their protocol while members are at work.";
+    "group.consumer.min.heartbeat.interval.ms", Type::Int(1, INT), "5000", "The least that this interval can be.";
+    "group.consumer.min.session.timeout.ms", Type::Int(1, INT), "45000", "The least that this time-out can be.";
+    "group.consumer.regex.refresh.interval.ms", Type::Int(1, INT), "600000",
+        "How often topics are looked for anew, even if none seems to have come or gone.";
+    "group.consumer.session.timeout.ms", Type::Int(1, INT), "45000",
+        "A member of the consumer protocol that is silent so long is taken for gone.";
     "group.initial.rebalance.delay.ms", Type::Int(0, INT), "0",
         "How long a new group waits for more members before its first rebalance, in ms.";
     "group.max.session.timeout.ms", Type::Int(1, INT), "1800000", "The longest session time-out of a member.";
@@ -56,6 +71,8 @@ settings! {
     "producer.id.expiration.ms", Type::Int(1, INT), "86400000",
         "A producer that is silent so long is forgotten by a partition, in ms.";
     "max.connections", Type::Int(0, INT), "2147483647", "The most connections at a time.";
+    "max.incremental.fetch.session.cache.slots", Type::Int(0, INT), "1000",
+        "The most incremental fetch sessions that are kept.";
     "max.request.partition.size.limit", Type::Int(1, INT), "2000", "The most partitions that answer one request.";
     "num.partitions", Type::Int(1, INT), "1", "Partitions of topics made automatically or without a number.";
     "offset.metadata.max.bytes", Type::Int(0, INT), "4096", "The longest metadata of a committed offset.";
@@ -214,6 +231,62 @@ pub struct BrokerConfig {
     pub(crate) transaction_check_ms: u64,
     pub(crate) transactional_id_ms: i64,
     pub(crate) transactional_id_check_ms: u64,
+    pub(crate) fetch_sessions: usize,
+    pub(crate) consumer: ConsumerGroupConfig,
+}
+
+/// What is set for groups with the consumer protocol.
+#[derive(Clone, Debug)]
+pub(crate) struct ConsumerGroupConfig {
+    pub(crate) session_ms: u64,
+    pub(crate) heartbeat_ms: i32,
+    pub(crate) max_size: usize,
+    /// Never empty.
+    pub(crate) assignors: Vec<Assignor>,
+    pub(crate) refresh_ms: u64,
+    pub(crate) upgrade: bool,
+    pub(crate) downgrade: bool,
+}
+
+impl ConsumerGroupConfig {
+    fn validate<'a>(text: impl Fn(&str) -> &'a str) -> Result<ConsumerGroupConfig, ConfigError> {
+        let int = |name: &str| text(name).parse::<i64>().unwrap_or_default();
+        let within = |what: &str| {
+            let name = format!("group.consumer.{what}");
+            let of = |bound: &str| int(&format!("group.consumer.{bound}.{what}"));
+            let (value, min, max) = (int(&name), of("min"), of("max"));
+            if (min..=max).contains(&value) {
+                return Ok(value);
+            }
+            Err(ConfigError::Value(format!("{name} is {value} and must be from {min} to {max}")))
+        };
+        let assignors = text("group.consumer.assignors").split(',').map(str::trim).filter(|a| !a.is_empty());
+        let find = |name: &str| {
+            let unknown = || format!("group.consumer.assignors: {name:?} is neither uniform nor range");
+            Assignor::find(name).ok_or_else(|| ConfigError::Value(unknown()))
+        };
+        let assignors: Vec<Assignor> = assignors.map(find).collect::<Result<_, _>>()?;
+        if assignors.is_empty() {
+            return Err(ConfigError::Value("group.consumer.assignors must name at least one".into()));
+        }
+        let (session, heartbeat) = (within("session.timeout.ms")?, within("heartbeat.interval.ms")?);
+        if heartbeat >= session {
+            return Err(ConfigError::Value(
+                "group.consumer.heartbeat.interval.ms must be less than group.consumer.session.timeout.ms"
+                    .into(),
+            ));
+        }
+        let policy = text("group.consumer.migration.policy");
+        Ok(ConsumerGroupConfig {
+            session_ms: session as u64,
+            heartbeat_ms: heartbeat as i32,
+            max_size: int("group.consumer.max.size") as usize,
+            assignors,
+            refresh_ms: int("group.consumer.regex.refresh.interval.ms") as u64,
+            upgrade: matches!(policy, "bidirectional" | "upgrade"),
+            downgrade: matches!(policy, "bidirectional" | "downgrade"),
+        })
+    }
 }
 
 impl Default for BrokerConfig {
@@ -307,6 +380,8 @@ impl BrokerConfig {
             transactional_id_ms: int("transactional.id.expiration.ms"),
             transactional_id_check_ms: int("transaction.remove.expired.transaction.cleanup.interval.ms")
                 as u64,
+            fetch_sessions: int("max.incremental.fetch.session.cache.slots") as usize,
+            consumer: ConsumerGroupConfig::validate(text)?,
             listeners,
             advertised,
             security,
@@ -360,7 +435,7 @@ fn kind_of(name: &str) -> Option<Type> {
 }
 
 fn has_no_meaning(name: &str) -> bool {
-    const PREFIXES: [&str; 13] = [
+    const PREFIXES: [&str; 12] = [
         "sasl.",
         "controller.",
         "replica.",
@@ -371,7 +446,6 @@ fn has_no_meaning(name: &str) -> bool {
         "ssl.",
         "group.share.",
         "group.streams.",
-        "group.consumer.",
         "transaction.",
         "transactional.",
     ];
@@ -444,6 +518,27 @@ mod tests {
     fn what_means_nothing_here_is_a_warning() {
         let config = BrokerConfig::new([("num.io.threads", "8"), ("process.roles", "broker")]).unwrap();
         assert_eq!(config.warnings.len(), 2);
+    }
+
+    #[test]
+    fn times_of_consumer_groups_keep_to_their_bounds() {
+        let of = |settings: &[(&str, &str)]| BrokerConfig::new(settings.iter().copied()).map(|c| c.consumer);
+        let error = of(&[("group.consumer.session.timeout.ms", "6000")]).unwrap_err().to_string();
+        assert_eq!(error, "group.consumer.session.timeout.ms is 6000 and must be from 45000 to 60000");
+        let config = of(&[
+            ("group.consumer.session.timeout.ms", "6000"),
+            ("group.consumer.min.session.timeout.ms", "6000"),
+            (
+                "group.consumer.assignors",
+                "range, org.apache.kafka.coordinator.group.assignor.UniformAssignor",
+            ),
+            ("group.consumer.migration.policy", "upgrade"),
+        ]);
+        let config = config.unwrap();
+        assert_eq!(config.session_ms, 6000);
+        assert_eq!(config.assignors, [Assignor::Range, Assignor::Uniform]);
+        assert!(config.upgrade && !config.downgrade);
+        assert!(of(&[("group.consumer.assignors", "sticky")]).is_err());
     }
 
     #[test]

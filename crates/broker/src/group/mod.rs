@@ -5,6 +5,8 @@
 //! answer may be given when all records that came out before it are durable.
 
 pub(crate) mod classic;
+pub(crate) mod consumer;
+mod embedded;
 pub(crate) mod offsets;
 pub(crate) mod record;
 
@@ -14,8 +16,9 @@ use bytes::Bytes;
 use kafka_protocol::ResponseError;
 
 use classic::{Classic, Join, Joined, Sync, Synced};
+use consumer::{AWAY, Beat, Beaten, Catalog, Consumer, LEAVE, Refused};
 use offsets::Offsets;
-use record::{Record, Stored};
+use record::{Record, Stored, consumer::Change};
 
 /// Names somebody who waits for an answer.
 pub(crate) type Token = u64;
@@ -41,6 +44,7 @@ pub(crate) struct Rules {
     pub(crate) metadata_max: usize,
     /// How long offsets of a group without members are kept.
     pub(crate) retention_ms: i64,
+    pub(crate) consumer: consumer::Rules,
 }
 
 /// What an input led to.
@@ -73,14 +77,110 @@ pub(crate) struct Shard {
 /// One group: its members, and the offsets it has committed.
 #[derive(Debug, Default)]
 pub(crate) struct Group {
-    pub(crate) members: Classic,
+    pub(crate) members: Members,
     pub(crate) offsets: Offsets,
+}
+
+/// A group's members, with the protocol that the group has.
+#[derive(Debug)]
+pub(crate) enum Members {
+    Classic(Box<Classic>),
+    Consumer(Box<Consumer>),
+}
+
+impl Default for Members {
+    fn default() -> Members {
+        Members::Classic(Box::default())
+    }
+}
+
+impl Members {
+    /// Whether there are none, nor any that are about to join.
+    pub(crate) fn is_empty(&self) -> bool {
+        match self {
+            Members::Classic(classic) => classic.is_empty() && classic.pending_count() == 0,
+            Members::Consumer(consumer) => consumer.is_empty(),
+        }
+    }
+
+    /// The generation or epoch; 0 before the first.
+    pub(crate) fn generation(&self) -> i32 {
+        match self {
+            Members::Classic(classic) => classic.generation(),
+            Members::Consumer(consumer) => consumer.epoch(),
+        }
+    }
+
+    /// Kafka's name for the group's state.
+    pub(crate) fn state(&self) -> &'static str {
+        match self {
+            Members::Classic(classic) => classic.state().name(),
+            Members::Consumer(consumer) => consumer.state(),
+        }
+    }
+
+    /// Kafka's name for the kind of group.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Members::Classic(_) => "classic",
+            Members::Consumer(_) => "consumer",
+        }
+    }
+
+    /// What the members say they are for: `consumer` for consumers.
+    pub(crate) fn protocol_type(&self) -> &str {
+        match self {
+            Members::Classic(classic) => classic.protocol_type(),
+            Members::Consumer(_) => "consumer",
+        }
+    }
+
+    fn is_subscribed(&self, topic: &str) -> bool {
+        match self {
+            Members::Classic(classic) => classic.is_subscribed(topic),
+            Members::Consumer(consumer) => consumer.is_subscribed(topic),
+        }
+    }
+
+    fn deadline(&self) -> Option<u64> {
+        match self {
+            Members::Classic(classic) => classic.deadline(),
+            Members::Consumer(consumer) => consumer.deadline(),
+        }
+    }
+
+    /// Since when there are none, if that is known; the offsets' own times count otherwise.
+    fn empty_since(&self) -> i64 {
+        match self {
+            Members::Classic(classic) => classic.empty_since().unwrap_or(i64::MIN),
+            Members::Consumer(_) => i64::MIN,
+        }
+    }
+
+    /// Removes what is recorded of them.
+    fn bury(&self, group: &str, fx: &mut Effects) {
+        match self {
+            Members::Classic(_) => fx.records.push(Record::group_gone(group)),
+            Members::Consumer(consumer) => consumer.bury(group, fx),
+        }
+    }
+
+    /// The consumer group of these changes; a classic group that was before is none any more.
+    fn as_consumer(&mut self) -> &mut Consumer {
+        if let Members::Classic(_) = self {
+            *self = Members::Consumer(Box::default());
+        }
+        match self {
+            Members::Consumer(consumer) => consumer,
+            Members::Classic(_) => unreachable!("it was just made one"),
+        }
+    }
 }
 
 impl Group {
     /// Whether nothing would be lost without it.
     fn is_blank(&self) -> bool {
-        self.members.is_empty() && self.members.pending_count() == 0 && self.offsets.is_empty()
+        self.members.is_empty() && self.offsets.is_empty()
     }
 }
 
@@ -109,21 +209,52 @@ impl Shard {
                 }
             }
             Stored::Group { group, value: Some(value) } => {
-                self.groups.entry(group).or_default().members = Classic::restore(value);
+                self.groups.entry(group).or_default().members =
+                    Members::Classic(Box::new(Classic::restore(value)));
             }
             Stored::Group { group, value: None } => {
-                if let Some(group) = self.groups.get_mut(&group) {
-                    group.members = Classic::default();
+                if let Some(group) = self.groups.get_mut(&group)
+                    && let Members::Classic(_) = group.members
+                {
+                    group.members = Members::default();
                 }
+            }
+            Stored::Consumer { group, change } => self.replay_change(group, change),
+        }
+    }
+
+    fn replay_change(&mut self, id: String, change: Change) {
+        // What removes something makes no group, and of a classic one it removes nothing.
+        let removes = matches!(
+            change,
+            Change::Epoch(None)
+                | Change::Member(_, None)
+                | Change::TargetEpoch(None)
+                | Change::Target(_, None)
+                | Change::Current(_, None)
+                | Change::Regex(_, None)
+        );
+        if !removes {
+            return self.groups.entry(id).or_default().members.as_consumer().apply(change);
+        }
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        if let Members::Consumer(consumer) = &mut group.members {
+            let gone = change == Change::Epoch(None);
+            consumer.apply(change);
+            if gone && consumer.is_empty() {
+                group.members = Members::default();
             }
         }
     }
 
     /// Ends the replay: members have a whole session from now on to be heard of again.
-    pub(crate) fn replayed(&mut self, now: Now) {
+    pub(crate) fn replayed(&mut self, now: Now, catalog: &dyn Catalog) {
         self.groups.retain(|_, group| !group.is_blank() || group.members.generation() > 0);
         for group in self.groups.values_mut() {
-            group.members.restart_sessions(now);
+            match &mut group.members {
+                Members::Classic(classic) => classic.restart_sessions(now),
+                Members::Consumer(consumer) => consumer.replayed(now, &self.rules.consumer, catalog),
+            }
         }
     }
 
@@ -140,8 +271,17 @@ impl Shard {
     /// Lets time pass: sessions and rebalances that are over by now end.
     pub(crate) fn tick(&mut self, now: Now, fx: &mut Effects) {
         for (id, group) in &mut self.groups {
-            if group.members.deadline().is_some_and(|deadline| deadline <= now.mono) {
-                group.members.tick(id, now, fx);
+            while group.members.deadline().is_some_and(|deadline| deadline <= now.mono) {
+                match &mut group.members {
+                    Members::Classic(classic) => {
+                        classic.tick(id, now, fx);
+                        break;
+                    }
+                    Members::Consumer(consumer) => {
+                        let Some(late) = consumer.late(now) else { break };
+                        fence(&self.rules, id, group, &late, now, fx);
+                    }
+                }
             }
         }
         self.forget_blank();
@@ -151,11 +291,11 @@ impl Shard {
     pub(crate) fn expire(&mut self, now: Now, fx: &mut Effects) {
         for (id, group) in &mut self.groups {
             if group.members.is_empty() {
-                let since = group.members.empty_since().unwrap_or(i64::MIN);
+                let since = group.members.empty_since();
                 group.offsets.expire(id, since, now.wall - self.rules.retention_ms, fx);
                 if group.is_blank() && group.members.generation() > 0 {
-                    fx.records.push(Record::group_gone(id));
-                    group.members = Classic::default();
+                    group.members.bury(id, fx);
+                    group.members = Members::default();
                 }
             }
         }
@@ -167,7 +307,14 @@ impl Shard {
     }
 
     /// JoinGroup. The answer comes with [`Effects`], now or later.
-    pub(crate) fn join(&mut self, now: Now, token: Token, join: Join, fx: &mut Effects) {
+    pub(crate) fn join(
+        &mut self,
+        now: Now,
+        token: Token,
+        join: Join,
+        catalog: &dyn Catalog,
+        fx: &mut Effects,
+    ) {
         let refused = |e: ResponseError| Answer::Join(Err((e, join.member.clone())));
         let session = join.session_ms;
         if join.group.is_empty() {
@@ -180,7 +327,25 @@ impl Shard {
             return fx.answers.push((token, refused(ResponseError::UnknownMemberId)));
         }
         let id = join.group.clone();
-        self.groups.entry(id.clone()).or_default().members.join(&self.rules, now, token, join, fx);
+        let group = self.groups.entry(id.clone()).or_default();
+        if let Members::Consumer(consumer) = &group.members {
+            // The last one with the consumer protocol may come back with the classic one.
+            let replaced = consumer.replaced_by(&join).filter(|_| self.rules.consumer.downgrade).cloned();
+            let alone = replaced.is_some() && consumer.members().count() == 1;
+            if consumer.is_empty() || alone {
+                group.members.bury(&id, fx);
+                group.members = Members::default();
+            } else if let Some(old) = replaced.filter(|old| may_downgrade(&self.rules, consumer, old)) {
+                fence(&self.rules, &id, group, &old, now, fx);
+            }
+        }
+        match &mut group.members {
+            Members::Classic(classic) => classic.join(&self.rules, now, token, join, fx),
+            Members::Consumer(consumer) => {
+                let joined = consumer.join(&self.rules.consumer, now, catalog, join, fx);
+                fx.answers.push((token, Answer::Join(joined)));
+            }
+        }
         if self.groups.get(&id).is_some_and(|g| g.is_blank() && g.members.generation() == 0) {
             self.groups.remove(&id);
         }
@@ -188,13 +353,18 @@ impl Shard {
 
     /// SyncGroup. The answer comes with [`Effects`], now or later.
     pub(crate) fn sync(&mut self, now: Now, token: Token, sync: Sync, fx: &mut Effects) {
-        match self.groups.get_mut(&sync.group) {
-            Some(group) => group.members.sync(now, token, sync, fx),
+        match self.groups.get_mut(&sync.group).map(|g| &mut g.members) {
+            Some(Members::Classic(classic)) => classic.sync(now, token, sync, fx),
+            Some(Members::Consumer(consumer)) => {
+                let synced = consumer.sync(now, &sync);
+                fx.answers.push((token, Answer::Sync(synced)));
+            }
             None => fx.answers.push((token, Answer::Sync(Err(ResponseError::UnknownMemberId)))),
         }
     }
 
     /// Heartbeat.
+    #[expect(clippy::too_many_arguments, reason = "they are the request's, and the world's")]
     pub(crate) fn heartbeat(
         &mut self,
         now: Now,
@@ -202,9 +372,19 @@ impl Shard {
         member: &str,
         instance: Option<&str>,
         generation: i32,
+        catalog: &dyn Catalog,
+        fx: &mut Effects,
     ) -> Result<(), ResponseError> {
-        let group = self.groups.get_mut(group).ok_or(ResponseError::UnknownMemberId)?;
-        group.members.heartbeat(now, member, instance, generation)
+        let id = group;
+        let group = self.groups.get_mut(id).ok_or(ResponseError::UnknownMemberId)?;
+        match &mut group.members {
+            Members::Classic(classic) => classic.heartbeat(now, member, instance, generation),
+            Members::Consumer(consumer) => {
+                let member = consumer.classic_member(member, instance, generation)?;
+                consumer.look(&self.rules.consumer, now, catalog, id, false, fx);
+                consumer.classic_heartbeat(now, &member)
+            }
+        }
     }
 
     /// LeaveGroup, for one member.
@@ -217,9 +397,53 @@ impl Shard {
         fx: &mut Effects,
     ) -> Result<(), ResponseError> {
         let group = self.groups.get_mut(id).ok_or(ResponseError::UnknownMemberId)?;
-        let done = group.members.leave(id, now, member, instance, fx);
+        match &mut group.members {
+            Members::Classic(classic) => classic.leave(id, now, member, instance, fx)?,
+            Members::Consumer(consumer) => {
+                let leaver = consumer.classic_leaver(member, instance)?;
+                fence(&self.rules, id, group, &leaver, now, fx);
+            }
+        }
         self.forget_blank();
-        done
+        Ok(())
+    }
+
+    /// ConsumerGroupHeartbeat; `own_id` says whether members bring their ids from the first.
+    pub(crate) fn beat(
+        &mut self,
+        now: Now,
+        beat: Beat,
+        own_id: bool,
+        catalog: &dyn Catalog,
+        fx: &mut Effects,
+    ) -> Result<Beaten, Refused> {
+        let rules = &self.rules;
+        consumer::validate(&rules.consumer, &beat, own_id)?;
+        let id = beat.group.clone();
+        if beat.epoch == LEAVE || beat.epoch == AWAY {
+            let group = self.groups.get_mut(&id).ok_or_else(|| not_found(&id))?;
+            let Members::Consumer(consumer) = &mut group.members else { return Err(not_consumer(&id)) };
+            let member = consumer.leaver(&beat)?;
+            if beat.epoch == AWAY {
+                consumer.go_away(&id, &member, fx);
+            } else {
+                fence(rules, &id, group, &member, now, fx);
+            }
+            self.forget_blank();
+            return Ok(Beaten { member: beat.member, epoch: beat.epoch, assignment: None });
+        }
+        consumer::check_regex(&beat)?;
+        if beat.epoch != 0 && !self.groups.contains_key(&id) {
+            return Err(not_found(&id));
+        }
+        let group = self.groups.entry(id.clone()).or_default();
+        if let Members::Classic(classic) = &mut group.members {
+            if beat.epoch != 0 {
+                return Err(not_consumer(&id));
+            }
+            group.members = Members::Consumer(Box::new(upgrade(rules, &id, classic, catalog, now, fx)?));
+        }
+        group.members.as_consumer().heartbeat(&rules.consumer, now, catalog, beat, fx)
     }
 
     /// Whether a commit of offsets by this member is in order; makes the group if nobody is said to be in it.
@@ -232,7 +456,12 @@ impl Shard {
         generation: i32,
     ) -> Result<(), ResponseError> {
         match self.groups.get_mut(id) {
-            Some(group) => group.members.may_commit(now, member, instance, generation),
+            Some(Group { members: Members::Classic(classic), .. }) => {
+                classic.may_commit(now, member, instance, generation)
+            }
+            Some(Group { members: Members::Consumer(consumer), .. }) => {
+                consumer.may_commit(member, instance, generation)
+            }
             None if generation < 0 => Ok(()),
             None => Err(ResponseError::IllegalGeneration),
         }
@@ -286,6 +515,22 @@ impl Shard {
         self.forget_blank();
     }
 
+    /// Whether this is a member with epochs: of the consumer protocol.
+    pub(crate) fn has_epochs(&self, id: &str, member: &str) -> bool {
+        let Some(Group { members: Members::Consumer(consumer), .. }) = self.groups.get(id) else {
+            return false;
+        };
+        consumer.member(member).is_some_and(|m| m.info.classic.is_none())
+    }
+
+    /// Whether a member may ask for offsets: in a consumer group it has to be in the epoch that it says.
+    pub(crate) fn may_fetch(&self, id: &str, member: &str, epoch: i32) -> Result<(), ResponseError> {
+        match self.groups.get(id).map(|g| &g.members) {
+            Some(Members::Consumer(consumer)) => consumer.check_epoch(member, epoch),
+            _ => Ok(()),
+        }
+    }
+
     /// Commits an offset, after [`Shard::may_commit`].
     pub(crate) fn commit(
         &mut self,
@@ -325,13 +570,13 @@ impl Shard {
     /// DeleteGroups, for one group.
     pub(crate) fn delete(&mut self, id: &str, fx: &mut Effects) -> Result<(), ResponseError> {
         let group = self.groups.get_mut(id).ok_or(ResponseError::GroupIdNotFound)?;
-        if !group.members.is_empty() || group.members.pending_count() > 0 {
+        if !group.members.is_empty() {
             return Err(ResponseError::NonEmptyGroup);
         }
         for (topic, partition) in group.offsets.keys() {
             fx.records.push(Record::offset(id, &topic, partition, None));
         }
-        fx.records.push(Record::group_gone(id));
+        group.members.bury(id, fx);
         self.groups.remove(id);
         Ok(())
     }
@@ -350,8 +595,75 @@ impl Shard {
     }
 }
 
+/// Takes a member out of a consumer group; if only members with the classic protocol are left, the group goes back
+/// to it.
+fn fence(rules: &Rules, id: &str, group: &mut Group, member: &str, now: Now, fx: &mut Effects) {
+    let Members::Consumer(consumer) = &mut group.members else { return };
+    if !may_downgrade(rules, consumer, member) {
+        return consumer.fence(id, member, fx);
+    }
+    consumer.bury(id, fx);
+    let mut classic = consumer.to_classic(member, now);
+    classic.begin(id, now, fx);
+    group.members = Members::Classic(Box::new(classic));
+}
+
+fn may_downgrade(rules: &Rules, consumer: &Consumer, without: &str) -> bool {
+    rules.consumer.downgrade
+        && consumer.is_classic_without(without)
+        && consumer.members().count() - 1 <= rules.max_size
+}
+
+/// Makes a classic group a consumer group: an empty one begins anew, the members of another stay.
+fn upgrade(
+    rules: &Rules,
+    id: &str,
+    classic: &mut Classic,
+    catalog: &dyn Catalog,
+    now: Now,
+    fx: &mut Effects,
+) -> Result<Consumer, Refused> {
+    let refuse = |why: &str| {
+        let why = format!("Cannot upgrade classic group {id} to consumer group because {why}.");
+        Err((ResponseError::GroupIdNotFound, why))
+    };
+    if classic.is_empty() {
+        if classic.generation() > 0 {
+            fx.records.push(Record::group_gone(id));
+        }
+        return Ok(Consumer::default());
+    }
+    if !rules.consumer.upgrade {
+        return refuse("online upgrade is disabled");
+    }
+    if classic.protocol_type() != "consumer" {
+        return refuse("the group does not use the consumer embedded protocol");
+    }
+    if classic.members().count() >= rules.consumer.max_size {
+        return refuse("the group size exceeds the consumer group maximum size");
+    }
+    let mut conversion = Effects::default();
+    match Consumer::from_classic(id, classic, catalog, now, &mut conversion) {
+        Ok(consumer) => {
+            classic.dismiss(fx);
+            fx.records.push(Record::group_gone(id));
+            fx.records.extend(conversion.records);
+            Ok(consumer)
+        }
+        Err(why) => refuse(why),
+    }
+}
+
+fn not_found(id: &str) -> Refused {
+    (ResponseError::GroupIdNotFound, format!("Group {id} not found."))
+}
+
+fn not_consumer(id: &str) -> Refused {
+    (ResponseError::GroupIdNotFound, format!("Group {id} is not a consumer group."))
+}
+
 /// A protocol that a member supports: its name, and what it says in it.
 pub(crate) type Protocol = (String, Bytes);
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,10 +1,13 @@
 //! What is kept in `__consumer_offsets`, in Kafka's own formats: `OffsetCommitKey` and `-Value`,
 //! `GroupMetadataKey` and `-Value`. All are of the formats before flexible versions: lengths of 16 bits for text,
-//! of 32 for bytes and arrays.
+//! of 32 for bytes and arrays. Those of the consumer protocol are in [`consumer`].
+
+pub(crate) mod consumer;
 
 use bytes::{BufMut, Bytes};
 
 use super::offsets::Committed;
+use consumer::Change;
 
 const OFFSET_KEY: i16 = 1;
 const GROUP_KEY: i16 = 2;
@@ -24,6 +27,7 @@ pub(crate) struct Record {
 pub(crate) enum Stored {
     Offset { group: String, topic: String, partition: i32, value: Option<Committed> },
     Group { group: String, value: Option<StoredGroup> },
+    Consumer { group: String, change: Change },
 }
 
 /// A classic group between two rebalances.
@@ -120,7 +124,10 @@ impl Stored {
                 };
                 Some(Stored::Group { group, value })
             }
-            _ => None,
+            kind => {
+                let (group, change) = consumer::parse(kind, key, value)?;
+                Some(Stored::Consumer { group, change })
+            }
         }
     }
 }
@@ -222,11 +229,39 @@ impl<'a> Reader<'a> {
         self.nullable()?
     }
 
-    fn compact_text(&mut self) -> Option<String> {
-        let (length, size) = crate::wire::varint(self.0)?;
+    fn varint(&mut self) -> Option<u32> {
+        let (value, size) = crate::wire::varint(self.0)?;
         self.take(size)?;
-        let bytes = self.take((length as usize).checked_sub(1)?)?;
-        String::from_utf8(bytes.to_vec()).ok()
+        Some(value)
+    }
+
+    /// A length that is there, of text, bytes or an array.
+    fn compact_length(&mut self) -> Option<usize> {
+        (self.varint()? as usize).checked_sub(1)
+    }
+
+    fn compact_text(&mut self) -> Option<String> {
+        self.compact_nullable()?
+    }
+
+    fn compact_nullable(&mut self) -> Option<Option<String>> {
+        match (self.varint()? as usize).checked_sub(1) {
+            Some(length) => Some(Some(String::from_utf8(self.take(length)?.to_vec()).ok()?)),
+            None => Some(None),
+        }
+    }
+
+    /// A tagged field: its number, and its bytes.
+    fn tag(&mut self) -> Option<(u32, &'a [u8])> {
+        let (tag, size) = (self.varint()?, self.varint()?);
+        Some((tag, self.take(size as usize)?))
+    }
+
+    fn skip_tags(&mut self) -> Option<()> {
+        for _ in 0..self.varint()? {
+            self.tag()?;
+        }
+        Some(())
     }
 
     fn nullable(&mut self) -> Option<Option<String>> {

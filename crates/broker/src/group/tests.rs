@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use super::{
-    Answer, Effects, Now, Rules, Shard,
-    classic::{Join, State, Sync},
+    Answer, Effects, Group, Members, Now, Rules, Shard,
+    classic::{Classic, Join, State, Sync},
+    consumer::{self, Catalog},
     offsets::Committed,
     record::{Record, Stored},
 };
@@ -63,7 +64,24 @@ struct World {
     committed: Option<i64>,
 }
 
-fn rules() -> Rules {
+/// These members name no topics.
+pub(crate) struct NoTopics;
+
+impl Catalog for NoTopics {
+    fn version(&self) -> u64 {
+        0
+    }
+
+    fn topic(&self, _: &str) -> Option<(uuid::Uuid, i32)> {
+        None
+    }
+
+    fn names(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+pub(crate) fn rules() -> Rules {
     Rules {
         min_session_ms: 1,
         max_session_ms: 100_000,
@@ -71,6 +89,22 @@ fn rules() -> Rules {
         max_size: 100,
         metadata_max: 100,
         retention_ms: 1_000_000,
+        consumer: consumer::Rules {
+            session_ms: 1000,
+            max_size: 100,
+            assignors: vec![consumer::assign::Assignor::Uniform],
+            refresh_ms: 1_000_000,
+            upgrade: true,
+            downgrade: true,
+        },
+    }
+}
+
+/// The group's members, which have the classic protocol here.
+fn classic(group: &Group) -> &Classic {
+    match &group.members {
+        Members::Classic(classic) => classic,
+        Members::Consumer(_) => panic!("nobody made it a consumer group"),
     }
 }
 
@@ -152,7 +186,7 @@ impl World {
             ..Join::default()
         };
         let mut fx = Effects::default();
-        self.shard.join(self.now, token, join, &mut fx);
+        self.shard.join(self.now, token, join, &NoTopics, &mut fx);
         self.take(fx);
     }
 
@@ -172,7 +206,7 @@ impl World {
         let takes_it = self
             .shard
             .get(GROUP)
-            .is_some_and(|g| g.members.state() == State::Syncing && g.members.generation() == generation);
+            .is_some_and(|g| classic(g).state() == State::Syncing && g.members.generation() == generation);
         if takes_it && !assignments.is_empty() {
             known.assigned = assignments.iter().cloned().collect();
         }
@@ -187,7 +221,9 @@ impl World {
     fn beat(&mut self, i: usize) {
         let client = &self.clients[i];
         let (id, instance) = (client.id.clone(), client.instance.clone());
-        let beat = self.shard.heartbeat(self.now, GROUP, &id, instance.as_deref(), client.generation);
+        let (generation, mut fx) = (client.generation, Effects::default());
+        let beat =
+            self.shard.heartbeat(self.now, GROUP, &id, instance.as_deref(), generation, &NoTopics, &mut fx);
         match beat {
             Ok(()) => self.is_current(i),
             Err(kafka_protocol::ResponseError::RebalanceInProgress) => self.join(i),
@@ -212,7 +248,7 @@ impl World {
             return;
         }
         if client.id.is_empty() {
-            let members = self.shard.get(GROUP).map_or(0, |g| g.members.members().count());
+            let members = self.shard.get(GROUP).map_or(0, |g| classic(g).members().count());
             assert!(client.instance.is_some() || members == 0, "an outsider committed");
         } else {
             self.is_current(i);
@@ -306,10 +342,10 @@ impl World {
         for _ in 0..20_000 {
             self.step(true);
             let Some(group) = self.shard.get(GROUP) else { continue };
-            let members: BTreeSet<&str> = group.members.members().map(|(id, ..)| id).collect();
+            let members: BTreeSet<&str> = classic(group).members().map(|(id, ..)| id).collect();
             let wanted: BTreeSet<&str> = self.clients.iter().map(|c| c.id.as_str()).collect();
             let all = self.clients.iter().all(|c| c.doing == Doing::Member);
-            if group.members.state() == State::Stable && all && members == wanted {
+            if classic(group).state() == State::Stable && all && members == wanted {
                 assert!(self.open.is_empty(), "{:?} were never answered", self.open);
                 return;
             }
@@ -323,12 +359,12 @@ impl World {
         for record in &self.records {
             shard.replay(Stored::parse(&record.key, record.value.as_deref()).expect("it was written here"));
         }
-        shard.replayed(self.now);
+        shard.replayed(self.now, &NoTopics);
         let (before, after) = (self.shard.get(GROUP).unwrap(), shard.get(GROUP).unwrap());
-        assert_eq!(after.members.state(), State::Stable);
+        assert_eq!(classic(after).state(), State::Stable);
         assert_eq!(after.members.generation(), before.members.generation());
-        let all = |g: &super::Group| -> Vec<(String, Bytes)> {
-            g.members.members().map(|(id, m, _)| (id.to_owned(), m.assignment.clone())).collect()
+        let all = |g: &Group| -> Vec<(String, Bytes)> {
+            classic(g).members().map(|(id, m, _)| (id.to_owned(), m.assignment.clone())).collect()
         };
         assert_eq!(all(after), all(before));
         assert_eq!(after.offsets.get(TOPIC, 0).map(|c| c.offset), self.committed);

@@ -76,6 +76,7 @@ fn group_rules() -> GroupRules {
         max_size: 1,
         metadata_max: 1,
         retention_ms: i64::MAX,
+        ..crate::group::tests::rules()
     }
 }
 
@@ -397,7 +398,7 @@ impl World {
                     .unwrap(),
             }
         }
-        groups.replayed(Now { mono: 0, wall: self.now });
+        groups.replayed(Now { mono: 0, wall: self.now }, &crate::group::tests::NoTopics);
         groups
     }
 

@@ -15,6 +15,7 @@ use kafka_protocol::ResponseError;
 
 use super::{
     Answer, Effects, Now, Protocol, Rules, Token,
+    embedded::Subscription,
     record::{Record, StoredGroup, StoredMember},
 };
 
@@ -202,8 +203,46 @@ impl Classic {
     pub(super) fn is_subscribed(&self, topic: &str) -> bool {
         self.protocol_type() == "consumer"
             && self.members.values().flat_map(|m| m.protocols.first()).any(|(_, metadata)| {
-                subscription(metadata).is_none_or(|topics| topics.iter().any(|t| t == topic))
+                Subscription::parse(metadata).is_none_or(|s| s.topics.iter().any(|t| t == topic))
             })
+    }
+
+    /// A group of members that have what they have, from now on with this protocol.
+    pub(super) fn from_members(generation: i32, members: BTreeMap<String, Member>, now: Now) -> Classic {
+        let statics = members.iter().filter_map(|(id, m)| Some((m.instance.clone()?, id.clone()))).collect();
+        let mut classic = Classic {
+            state: State::Stable,
+            protocol_type: Some("consumer".to_owned()),
+            generation,
+            leader: members.keys().next().cloned(),
+            members,
+            statics,
+            since: now.wall,
+            ..Classic::default()
+        };
+        classic.protocol = classic.vote();
+        classic.restart_sessions(now);
+        classic
+    }
+
+    /// Records it as it is, and begins a rebalance.
+    pub(super) fn begin(&mut self, group: &str, now: Now, fx: &mut Effects) {
+        fx.records.push(Record::group(group, &self.stored()));
+        self.prepare(0, now, fx);
+        self.maybe_complete(group, now, fx);
+    }
+
+    /// Sends everybody who waits away, to come again.
+    pub(super) fn dismiss(&mut self, fx: &mut Effects) {
+        let rebalance = ResponseError::RebalanceInProgress;
+        for (id, member) in &mut self.members {
+            if let Some(token) = member.joining.take() {
+                fx.answers.push((token, Answer::Join(Err((rebalance, id.clone())))));
+            }
+            if let Some(token) = member.syncing.take() {
+                fx.answers.push((token, Answer::Sync(Err(rebalance))));
+            }
+        }
     }
 
     pub(super) fn restore(stored: StoredGroup) -> Classic {
@@ -545,21 +584,4 @@ impl Classic {
         self.remove(group, now, &id, fx);
         Ok(())
     }
-}
-
-/// The topics of a consumer's subscription, as its metadata says them; `None` if it cannot be read.
-fn subscription(metadata: &[u8]) -> Option<Vec<String>> {
-    let mut rest = metadata.get(2..)?;
-    let mut take = |n: usize| {
-        let (taken, after) = rest.split_at_checked(n)?;
-        rest = after;
-        Some(taken)
-    };
-    let count = i32::from_be_bytes(take(4)?.try_into().ok()?);
-    let mut topics = Vec::new();
-    for _ in 0..count {
-        let length = i16::from_be_bytes(take(2)?.try_into().ok()?);
-        topics.push(String::from_utf8(take(usize::try_from(length).ok()?)?.to_vec()).ok()?);
-    }
-    Some(topics)
 }
