@@ -193,7 +193,7 @@ fn copy_some(
         match kafka.end(COPIER, old, true, version) {
             Ok(_) => return Err(Violation("a zombie has committed").into()),
             Err(e) if kafka::is(&e, ResponseError::ProducerFenced) => {
-                drop(shared.fenced.fetch_add(1, Relaxed))
+                let _ = shared.fenced.fetch_add(1, Relaxed);
             }
             Err(e) => ensure!(e.downcast_ref::<ResponseError>().is_none(), e),
         }
