@@ -12,7 +12,7 @@ mod build;
 mod codec;
 mod read;
 
-pub use build::BatchBuilder;
+pub use build::{BatchBuilder, set_producer};
 #[cfg(test)]
 pub(crate) use build::set_crc;
 pub(crate) use build::{
