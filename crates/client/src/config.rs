@@ -52,6 +52,11 @@ impl Properties {
         self.take(name).map(|value| value.parse().map_err(|_| wrong(value))).transpose()
     }
 
+    /// Takes one out with all its white space, which may be what it is about (a separator).
+    pub fn take_raw(&mut self, name: &str) -> Option<String> {
+        self.0.remove(name)
+    }
+
     /// The names that nobody has taken.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)

@@ -150,6 +150,11 @@ impl Fetcher {
         }
     }
 
+    /// How it fetches.
+    pub fn config(&self) -> &FetcherConfig {
+        &self.config
+    }
+
     /// Reads these partitions and no others from here on: from an offset, or from wherever [`At`] is found.
     pub fn assign(&mut self, partitions: impl IntoIterator<Item = (TopicPartition, Result<i64, At>)>) {
         self.assignment += 1;
