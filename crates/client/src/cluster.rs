@@ -97,11 +97,13 @@ struct Inner {
     state: Mutex<State>,
 }
 
-/// What a connection is for. A broker answers one request of a connection after the other: what a group says must
-/// not wait behind a fetch that waits for records.
+/// What a connection is for. A broker answers one request of a connection after the other: nothing must wait behind
+/// a fetch that waits for records, or a member that waits for its group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Lane {
-    Records,
+pub(crate) enum Lane {
+    /// Whatever is answered at once.
+    Prompt,
+    Fetches,
     Groups,
 }
 
@@ -109,6 +111,7 @@ enum Lane {
 struct State {
     nodes: BTreeMap<i32, Node>,
     controller: Option<i32>,
+    /// The last connection to every address that was ever reached.
     connections: HashMap<(String, Lane), Arc<Connection>>,
     /// The address that answered first.
     home: Option<String>,
@@ -122,7 +125,20 @@ impl Cluster {
     /// If none can be reached, or what is there is no Kafka broker that lets us in.
     pub async fn connect(config: ClientConfig) -> Result<Cluster, ClientError> {
         let cluster = Cluster { inner: Arc::new(Inner { config, state: Mutex::default() }) };
-        cluster.metadata(Some(&[]), false).await?;
+        match cluster.metadata_once(Some(&[]), false).await {
+            // A listener that wants a login answers ApiVersions and nothing else.
+            Err(ClientError::Disconnected { address }) if cluster.config().sasl.is_none() => {
+                return Err(ClientError::NotKafka {
+                    address,
+                    why: "it answered one request and then closed the connection. If its listener is \
+                          SASL_PLAINTEXT or SASL_SSL, say so with security.protocol and sasl.jaas.config in \
+                          --command-config"
+                        .to_owned(),
+                });
+            }
+            Err(error) if error.is_transient() => cluster.metadata(Some(&[]), false).await.map(drop)?,
+            asked => asked.map(drop)?,
+        }
         Ok(cluster)
     }
 
@@ -291,7 +307,7 @@ impl Cluster {
     pub(crate) async fn any(&self) -> Result<Arc<Connection>, ClientError> {
         let (home, known) = {
             let state = self.state();
-            let open = state.home.clone().and_then(|home| state.connections.get(&(home, Lane::Records)));
+            let open = state.home.clone().and_then(|home| state.connections.get(&(home, Lane::Prompt)));
             if let Some(open) = open.filter(|c| c.is_open()) {
                 return Ok(open.clone());
             }
@@ -299,7 +315,7 @@ impl Cluster {
         };
         let mut refused: Option<ClientError> = None;
         for address in home.iter().chain(&self.inner.config.bootstrap).chain(&known) {
-            match self.open(address, Lane::Records).await {
+            match self.open(address, Lane::Prompt).await {
                 Ok(connection) => {
                     self.state().home = Some(address.clone());
                     return Ok(connection);
@@ -321,9 +337,9 @@ impl Cluster {
         })
     }
 
-    /// An open connection to one broker, for all but what groups say.
+    /// An open connection to one broker, for what is answered at once.
     pub(crate) async fn connection(&self, node: i32) -> Result<Arc<Connection>, ClientError> {
-        self.connect_to(node, Lane::Records).await
+        self.connect_to(node, Lane::Prompt).await
     }
 
     /// An open connection to a coordinator.
@@ -331,7 +347,7 @@ impl Cluster {
         self.connect_to(node, Lane::Groups).await
     }
 
-    async fn connect_to(&self, node: i32, lane: Lane) -> Result<Arc<Connection>, ClientError> {
+    pub(crate) async fn connect_to(&self, node: i32, lane: Lane) -> Result<Arc<Connection>, ClientError> {
         let address = self.state().nodes.get(&node).map(|n| n.address.clone());
         let Some(address) = address else {
             // It has left the cluster since, or is not back yet.
@@ -340,16 +356,22 @@ impl Cluster {
             return Err(ClientError::Kafka { what: format!("broker {node}"), error });
         };
         self.open(&address, lane).await.map_err(|error| match error {
+            // It was there a moment ago: it is being restarted, or its partitions move.
+            OpenError::Unreachable(_) if self.was_reached(&address) => ClientError::Disconnected { address },
             OpenError::Unreachable(why) => ClientError::Advertised { node, address, why },
             OpenError::Other(error) => error,
         })
     }
 
     /// A connection to a broker that is open already.
-    pub(crate) fn open_connection(&self, node: i32) -> Option<Arc<Connection>> {
+    pub(crate) fn open_connection(&self, node: i32, lane: Lane) -> Option<Arc<Connection>> {
         let state = self.state();
         let address = state.nodes.get(&node)?.address.clone();
-        state.connections.get(&(address, Lane::Records)).filter(|c| c.is_open()).cloned()
+        state.connections.get(&(address, lane)).filter(|c| c.is_open()).cloned()
+    }
+
+    fn was_reached(&self, address: &str) -> bool {
+        self.state().connections.keys().any(|(reached, _)| reached == address)
     }
 
     async fn open(&self, address: &str, lane: Lane) -> Result<Arc<Connection>, OpenError> {

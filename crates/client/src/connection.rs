@@ -46,8 +46,14 @@ pub(crate) struct Connection {
 
 struct Outgoing {
     frame: BytesMut,
-    /// None for a request that is not answered (Produce with acks=0).
-    reply: Option<(i32, oneshot::Sender<Bytes>)>,
+    reply: Reply,
+}
+
+enum Reply {
+    /// The request with this correlation id is answered.
+    Answer(i32, oneshot::Sender<Bytes>),
+    /// It is not (Produce with acks=0); all that can be said is that it was written.
+    Written(oneshot::Sender<()>),
 }
 
 /// An answer that is on its way.
@@ -169,21 +175,23 @@ impl Connection {
 
     fn begin_at<R: Api>(&self, request: &R, version: i16) -> Result<Pending<R>, ClientError> {
         let (sender, reply) = oneshot::channel();
-        self.send(request, version, Some(sender))?;
+        self.send(request, version, |correlation| Reply::Answer(correlation, sender))?;
         let (address, timeout) = (self.address.clone(), self.request_timeout);
         Ok(Pending { reply, address, version, timeout, request: PhantomData })
     }
 
-    /// Sends a request that the broker does not answer.
-    pub(crate) fn tell<R: Api>(&self, request: &R) -> Result<(), ClientError> {
-        self.send(request, self.version::<R>()?, None)
+    /// Sends a request that the broker does not answer. The receiver hears when it was written.
+    pub(crate) fn tell<R: Api>(&self, request: &R) -> Result<oneshot::Receiver<()>, ClientError> {
+        let (sender, written) = oneshot::channel();
+        self.send(request, self.version::<R>()?, |_| Reply::Written(sender))?;
+        Ok(written)
     }
 
     fn send<R: Api>(
         &self,
         request: &R,
         version: i16,
-        reply: Option<oneshot::Sender<Bytes>>,
+        reply: impl FnOnce(i32) -> Reply,
     ) -> Result<(), ClientError> {
         let correlation = self.correlation.fetch_add(1, Ordering::Relaxed) & i32::MAX;
         let header = RequestHeader::default()
@@ -200,7 +208,7 @@ impl Connection {
         let length = (frame.len() - 4) as u32;
         frame[..4].copy_from_slice(&length.to_be_bytes());
         self.outgoing
-            .send(Outgoing { frame, reply: reply.map(|reply| (correlation, reply)) })
+            .send(Outgoing { frame, reply: reply(correlation) })
             .map_err(|_| ClientError::Disconnected { address: self.address.clone() })
     }
 }
@@ -251,12 +259,21 @@ async fn write(
     open: Arc<AtomicBool>,
 ) {
     while let Some(Outgoing { frame, reply }) = requests.recv().await {
-        if reply.is_some_and(|reply| awaited.send(reply).is_err()) || writer.write_all(&frame).await.is_err()
-        {
+        let written = match reply {
+            Reply::Answer(correlation, reply) => match awaited.send((correlation, reply)) {
+                Ok(()) => None,
+                Err(_) => break,
+            },
+            Reply::Written(written) => Some(written),
+        };
+        if writer.write_all(&frame).await.is_err() {
             break;
         }
-        if requests.is_empty() && writer.flush().await.is_err() {
+        if (requests.is_empty() || written.is_some()) && writer.flush().await.is_err() {
             break;
+        }
+        if let Some(written) = written {
+            let _ = written.send(());
         }
     }
     open.store(false, Ordering::Relaxed);

@@ -22,7 +22,9 @@ use tokio::{
 };
 
 use crate::{
-    At, ClientError, Cluster, Isolation, Properties, TopicPartition, cluster::topic_name, error::KafkaError,
+    At, ClientError, Cluster, Isolation, Properties, TopicPartition,
+    cluster::{Lane, topic_name},
+    error::KafkaError,
 };
 
 /// How long a partition that cannot be read is tried again before that is an error, if it is not there at all.
@@ -111,6 +113,8 @@ pub struct Fetched {
     pub partition: TopicPartition,
     /// The offset after its last record that a consumer may see, when it was fetched.
     pub end: i64,
+    /// The offset after its last batch, markers included.
+    pub next: i64,
     bytes: Bytes,
     from: u64,
     aborted: Option<Vec<(i64, i64)>>,
@@ -184,7 +188,7 @@ impl Fetcher {
             self.find_leaders().await?;
             self.find_positions().await?;
             for node in self.idle_leaders() {
-                if let Err(error) = self.cluster.connection(node).await {
+                if let Err(error) = self.cluster.connect_to(node, Lane::Fetches).await {
                     self.all_failed(node, &error)?;
                 }
             }
@@ -268,7 +272,7 @@ impl Fetcher {
     /// Sends a fetch to every broker that has none, where there is a connection.
     fn begin_fetches(&mut self) {
         for node in self.idle_leaders() {
-            let Some(connection) = self.cluster.open_connection(node) else { continue };
+            let Some(connection) = self.cluster.open_connection(node, Lane::Fetches) else { continue };
             let asked: Vec<_> = self
                 .partitions
                 .iter()
@@ -373,7 +377,7 @@ impl Fetcher {
         });
         let end = if committed { data.last_stable_offset } else { data.high_watermark };
         let bytes = bytes.slice(..whole);
-        self.ready.push_back(Fetched { partition: tp, end, bytes, from: from as u64, aborted });
+        self.ready.push_back(Fetched { partition: tp, end, next, bytes, from: from as u64, aborted });
         Ok(())
     }
 
@@ -541,7 +545,14 @@ mod tests {
     }
 
     fn fetched(bytes: Vec<u8>, from: u64, aborted: Option<Vec<(i64, i64)>>) -> Fetched {
-        Fetched { partition: TopicPartition::new("t", 0), end: 0, bytes: bytes.into(), from, aborted }
+        Fetched {
+            partition: TopicPartition::new("t", 0),
+            end: 0,
+            next: 0,
+            bytes: bytes.into(),
+            from,
+            aborted,
+        }
     }
 
     #[test]

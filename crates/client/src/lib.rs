@@ -1,4 +1,4 @@
-//! A small Kafka client for the command line tools: it speaks to any Kafka from 2.1 on, one broker or many.
+//! A small Kafka client for the command line tools: it speaks to any Kafka from 2.4 on, one broker or many.
 //!
 //! In reading order: [`Properties`] and [`ClientConfig`] (what was asked for), `connection` (one socket: frames,
 //! versions, TLS, SASL), [`Cluster`] (who leads what, routing, retries), `admin`, `offsets` and `groups` (one

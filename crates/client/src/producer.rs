@@ -26,7 +26,9 @@ use tokio::{
 };
 
 use crate::{
-    Acks, ClientError, Cluster, ProducerConfig, Topic, cluster::topic_name, error::KafkaError,
+    Acks, ClientError, Cluster, ProducerConfig, Topic,
+    cluster::{Lane, topic_name},
+    error::KafkaError,
     partition_for_key,
 };
 
@@ -271,7 +273,9 @@ impl Producer {
     /// Identity, leaders and connections, as far as they are missing.
     async fn prepare(&mut self) -> Result<(), ClientError> {
         if self.renew && self.flights.is_empty() {
-            let request = InitProducerIdRequest::default().with_transaction_timeout_ms(0);
+            let request = InitProducerIdRequest::default()
+                .with_transactional_id(None)
+                .with_transaction_timeout_ms(i32::MAX);
             let answer = self
                 .cluster
                 .retry(async || {
@@ -296,7 +300,7 @@ impl Producer {
         let nodes: BTreeSet<i32> =
             self.queues.iter().filter(|q| q.has_work()).filter_map(|q| q.leader).collect();
         for node in nodes {
-            if self.cluster.open_connection(node).is_some() {
+            if self.cluster.open_connection(node, Lane::Prompt).is_some() {
                 continue;
             }
             match self.cluster.connection(node).await {
@@ -428,11 +432,17 @@ impl Producer {
             .with_timeout_ms(self.config.request_timeout.as_millis() as i32)
             .with_topic_data(vec![topic]);
         *self.in_flight.entry(node).or_default() += 1;
-        let gone = || ClientError::Disconnected { address: format!("broker {node}") };
-        let connection = self.cluster.open_connection(node);
+        let gone = move || ClientError::Disconnected { address: format!("broker {node}") };
+        let connection = self.cluster.open_connection(node, Lane::Prompt);
         if self.config.acks == Acks::None {
-            let answer = connection.ok_or_else(gone).and_then(|c| c.tell(&request)).map(|()| None);
-            self.land(Landed { node, batches, answer });
+            let told = connection.ok_or_else(gone).and_then(|c| c.tell(&request));
+            self.flights.spawn(async move {
+                let answer = match told {
+                    Ok(written) => written.await.map(|()| None).map_err(|_| gone()),
+                    Err(error) => Err(error),
+                };
+                Landed { node, batches, answer }
+            });
             return Ok(());
         }
         let pending = connection.ok_or_else(gone).and_then(|c| c.begin(&request));

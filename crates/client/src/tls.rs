@@ -7,9 +7,11 @@ use rustls::{
     client::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        verify_server_name,
     },
     crypto::{CryptoProvider, ring},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+    server::ParsedCertificate,
 };
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -71,9 +73,10 @@ impl Tls {
     /// Reads the certificates.
     pub(crate) fn prepared(mut self) -> Result<Tls, ClientError> {
         let mut roots = RootCertStore::empty();
-        for certificate in self.roots()? {
+        let trusted = self.roots()?;
+        for certificate in &trusted {
             // A system's bundle may hold some that are too old to be of use.
-            let _ = roots.add(certificate);
+            let _ = roots.add(certificate.clone());
         }
         if roots.is_empty() {
             return Err(wrong("no certificate to trust: set ssl.truststore.location to a PEM file"));
@@ -82,7 +85,8 @@ impl Tls {
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
             .build()
             .map_err(|e| wrong(&format!("ssl.truststore: {e}")))?;
-        let verifier = Verifier { inner: verifier, any_name: self.any_name, provider: provider.clone() };
+        let any_name = self.any_name;
+        let verifier = Verifier { inner: verifier, trusted, any_name, provider: provider.clone() };
         let builder = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|e| wrong(&e.to_string()))?
@@ -137,7 +141,14 @@ impl Tls {
                 Some(Error::InvalidCertificate(
                     CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
                 )) => ". If that is meant, set ssl.endpoint.identification.algorithm= (empty)",
+                Some(Error::InvalidCertificate(CertificateError::Other(_))) => {
+                    ". If it is self-signed, set ssl.truststore.location to its own PEM"
+                }
                 Some(Error::InvalidMessage(_)) => ". Its listener seems not to be an SSL one",
+                None if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                    ". Its listener seems not to be an SSL one, or it asks for a client certificate \
+                     (ssl.keystore.location)"
+                }
                 _ => "",
             };
             not_kafka(format!("TLS: {error}{hint}"))
@@ -184,10 +195,12 @@ fn wrong(what: &str) -> ClientError {
     ClientError::Config(what.to_owned())
 }
 
-/// Kafka's rules: the chain always counts, the name unless `ssl.endpoint.identification.algorithm` is empty.
+/// Java's rules: a certificate that is itself trusted needs no chain (the self-signed ones of test clusters), any
+/// other does; the name counts unless `ssl.endpoint.identification.algorithm` is empty.
 #[derive(Debug)]
 struct Verifier {
     inner: Arc<WebPkiServerVerifier>,
+    trusted: Vec<CertificateDer<'static>>,
     any_name: bool,
     provider: Arc<CryptoProvider>,
 }
@@ -201,6 +214,12 @@ impl ServerCertVerifier for Verifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
+        if self.trusted.iter().any(|trusted| trusted == end_entity) {
+            if !self.any_name {
+                verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+            }
+            return Ok(ServerCertVerified::assertion());
+        }
         match self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
             // The name is looked at last: all else was right.
             Err(Error::InvalidCertificate(

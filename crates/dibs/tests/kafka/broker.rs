@@ -176,10 +176,6 @@ impl Running {
         kill_process(Pid::from_child(&child), Signal::INT).unwrap();
         child.wait_with_output().unwrap()
     }
-
-    pub(crate) fn wait(mut self) -> Output {
-        self.0.take().unwrap().wait_with_output().unwrap()
-    }
 }
 
 impl Drop for Running {

@@ -276,7 +276,14 @@ impl Session {
         let committed = self.commit(&member).await;
         let left = member.leave().await;
         ended?;
-        committed.map_err(explain)?;
+        match committed {
+            Err(error) if must_rejoin(&error) => {
+                eprintln!(
+                    "dibs: warning: the last offsets were not committed, for the group is rebalancing: {error}"
+                );
+            }
+            committed => committed.map_err(explain)?,
+        }
         left.or_else(|e| if e.kafka().is_some() { Ok(()) } else { Err(explain(e)) })
     }
 
@@ -380,8 +387,9 @@ impl Session {
     fn print(&mut self, fetched: &Fetched) -> anyhow::Result<bool> {
         let mut wrong: Option<anyhow::Error> = None;
         let mut broken = Ok(());
-        let mut next = None;
-        let each = |batch: &Batch<'_>, record: &Record<'_>| {
+        // The next to be read: after the last batch, markers included, unless something ends it before.
+        let mut next = fetched.next;
+        let mut each = |batch: &Batch<'_>, record: &Record<'_>| {
             if self.left == Some(0) {
                 return ControlFlow::Break(());
             }
@@ -402,13 +410,17 @@ impl Session {
             }
             self.count += 1;
             self.left = self.left.map(|left| left - 1);
-            next = Some(record.offset as i64 + 1);
             ControlFlow::Continue(())
         };
-        fetched.for_each(each).map_err(explain)?;
-        if let Some(next) = next {
-            self.read.insert(fetched.partition.clone(), next);
-        }
+        let until_break = |batch: &Batch<'_>, record: &Record<'_>| {
+            let flow = each(batch, record);
+            if flow.is_break() {
+                next = record.offset as i64;
+            }
+            flow
+        };
+        fetched.for_each(until_break).map_err(explain)?;
+        self.read.insert(fetched.partition.clone(), next);
         if let Some(wrong) = wrong {
             let _ = self.out.flush();
             return Err(wrong);

@@ -208,7 +208,7 @@ impl Produce {
                 while Instant::now() < due {
                     tokio::select! {
                         biased;
-                        () = interrupts.next() => return finish(producer, sent).await,
+                        () = interrupts.next() => return finish(producer, sent, &mut interrupts).await,
                         () = sleep_until(due) => {}
                         driven = producer.drive() => driven.map_err(explain)?,
                     }
@@ -216,14 +216,18 @@ impl Produce {
                 }
                 (at, timestamp) = (Instant::now(), now_ms());
             } else if i % BURST == 0 {
-                producer.turn().await.map_err(explain)?;
+                tokio::select! {
+                    biased;
+                    () = interrupts.next() => return finish(producer, sent, &mut interrupts).await,
+                    turned = producer.turn() => turned.map_err(explain)?,
+                }
                 sent.note(producer)?;
                 (at, timestamp) = (Instant::now(), now_ms());
             }
             while !producer.has_room() {
                 tokio::select! {
                     biased;
-                    () = interrupts.next() => return finish(producer, sent).await,
+                    () = interrupts.next() => return finish(producer, sent, &mut interrupts).await,
                     driven = producer.drive() => driven.map_err(explain)?,
                 }
                 sent.note(producer)?;
@@ -241,15 +245,19 @@ impl Produce {
                 at,
             };
             producer.push(&record).map_err(explain)?;
+            sent.pushed += 1;
             sent.bytes += value.len() as u64;
         }
-        finish(producer, sent).await
+        finish(producer, sent, &mut interrupts).await
     }
 }
 
-/// Waits for what is under way.
-async fn finish(producer: &mut Producer, sent: &mut Sent) -> anyhow::Result<()> {
-    producer.flush().await.map_err(explain)?;
+/// Waits for what is under way; Ctrl-C (once more) ends that too.
+async fn finish(producer: &mut Producer, sent: &mut Sent, interrupts: &mut Interrupts) -> anyhow::Result<()> {
+    tokio::select! {
+        flushed = producer.flush() => flushed.map_err(explain)?,
+        () = interrupts.next() => return Err(refused("stopped before everything was delivered")),
+    }
     sent.note(producer)
 }
 
@@ -264,6 +272,8 @@ fn fastrand_letter() -> u8 {
 struct Sent {
     begun: Instant,
     last: Option<Instant>,
+    /// Records given to the producer, and the bytes of their values.
+    pushed: u64,
     bytes: u64,
     records: u64,
     failed: u64,
@@ -280,6 +290,7 @@ impl Sent {
         Ok(Sent {
             begun: now,
             last: None,
+            pushed: 0,
             bytes: 0,
             records: 0,
             failed: 0,
@@ -322,7 +333,7 @@ impl Sent {
 
     /// Mean bytes of a value.
     fn mean_size(&self) -> f64 {
-        self.bytes as f64 / (self.records + self.failed).max(1) as f64
+        self.bytes as f64 / self.pushed.max(1) as f64
     }
 
     fn line(&self, records: u64, took: Duration, times: &Histogram<u64>) -> String {
