@@ -65,12 +65,15 @@ pub(super) struct LineParser {
     pub(super) value_format: Format,
 }
 
+/// Names and values of headers.
+type TypedHeaders = Vec<(String, Option<Vec<u8>>)>;
+
 /// A record as it was typed.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Typed {
     pub(super) key: Option<Vec<u8>>,
     pub(super) value: Option<Vec<u8>>,
-    pub(super) headers: Vec<(String, Option<Vec<u8>>)>,
+    pub(super) headers: TypedHeaders,
 }
 
 impl LineParser {
@@ -136,7 +139,7 @@ impl LineParser {
         }
     }
 
-    fn headers(&self, text: &[u8]) -> Result<Vec<(String, Option<Vec<u8>>)>, String> {
+    fn headers(&self, text: &[u8]) -> Result<TypedHeaders, String> {
         if self.is_null(text) {
             return Ok(Vec::new());
         }
