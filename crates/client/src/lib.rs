@@ -21,6 +21,7 @@ mod member;
 mod offsets;
 mod partitioner;
 mod producer;
+mod queue;
 mod sasl;
 mod tls;
 mod versions;

@@ -6,13 +6,12 @@
 //! new id, since the broker would take nothing that comes after a gap.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap},
     mem,
     time::Duration,
 };
 
-use bytes::Bytes;
-use dibs_log::batch::{BatchBuilder, Batches, Header, set_producer};
+use dibs_log::batch::Header;
 use kafka_protocol::{
     ResponseError,
     messages::{
@@ -30,6 +29,7 @@ use crate::{
     cluster::{Lane, topic_name},
     error::KafkaError,
     partition_for_key,
+    queue::{Batch, Gathering, Queue},
 };
 
 /// The longest wait between two tries.
@@ -86,37 +86,6 @@ pub struct Producer {
     flushing: bool,
     deliveries: Vec<Delivery>,
     leaders_wanted: Option<Instant>,
-}
-
-#[derive(Default)]
-struct Queue {
-    leader: Option<i32>,
-    /// The batch that is being filled, and since when.
-    open: Option<(Gathering, Instant)>,
-    ready: VecDeque<Batch>,
-    flying: usize,
-    next_sequence: i32,
-    /// Those of the last flights that failed for now.
-    failed: Vec<Batch>,
-    retry_at: Option<Instant>,
-}
-
-#[derive(Default)]
-struct Gathering {
-    builder: BatchBuilder,
-    given: Vec<(Instant, u32)>,
-}
-
-struct Batch {
-    bytes: Bytes,
-    records: usize,
-    /// Bytes that it counts for in `buffered`.
-    size: usize,
-    /// Its place in the producer's sequence, once it has been sent.
-    sequence: Option<i32>,
-    born: Instant,
-    tries: u32,
-    given: Vec<(Instant, u32)>,
 }
 
 struct Landed {
@@ -560,92 +529,4 @@ fn verdict(outcome: &Result<i64, ClientError>, idempotent: bool, after_failure: 
         _ if error.is_transient() || matches!(error, ClientError::Timeout { .. }) => Verdict::Later,
         _ => Verdict::Never,
     }
-}
-
-impl Queue {
-    fn has_work(&self) -> bool {
-        self.open.is_some() || !self.ready.is_empty()
-    }
-
-    /// Whether it waits for flights that must land before others may follow.
-    fn is_held(&self) -> bool {
-        !self.failed.is_empty()
-    }
-
-    /// Closes the batch that is being filled.
-    fn close(&mut self, config: &ProducerConfig) {
-        let Some((Gathering { builder, given }, born)) = self.open.take() else { return };
-        let (counted, records) = (builder.size() - dibs_log::batch::HEADER_BYTES, builder.len());
-        // A builder's codecs do not fail on what they are given.
-        let bytes = builder.finish_with(config.codec.number()).unwrap_or_default();
-        let batch =
-            Batch { bytes: bytes.into(), records, size: counted, sequence: None, born, tries: 0, given };
-        self.ready.push_back(batch);
-    }
-
-    /// Gives a batch that is sent for the first time its place in the sequence.
-    fn sign(&mut self, batch: &mut Batch, identity: Option<(i64, i16)>) {
-        let (Some((id, epoch)), None) = (identity, batch.sequence) else { return };
-        let sequence = self.next_sequence;
-        batch.sequence = Some(sequence);
-        self.next_sequence = ((i64::from(sequence) + batch.records as i64) & i64::from(i32::MAX)) as i32;
-        let mut bytes: Vec<u8> = mem::take(&mut batch.bytes).into();
-        set_producer(&mut bytes, id, epoch, sequence);
-        batch.bytes = bytes.into();
-    }
-
-    /// Once all flights have landed, puts what failed back in front, in the order of its sequence.
-    fn requeue(&mut self) {
-        if self.flying > 0 || self.failed.is_empty() {
-            return;
-        }
-        self.failed.sort_by_key(|batch| batch.born);
-        for batch in self.failed.drain(..).rev() {
-            self.ready.push_front(batch);
-        }
-    }
-}
-
-impl Batch {
-    /// The same records in two batches.
-    fn split(self, config: &ProducerConfig) -> Vec<Batch> {
-        let mut buffer = Vec::new();
-        let mut halves = [BatchBuilder::new(), BatchBuilder::new()];
-        let half = self.records.div_ceil(2);
-        let batch = Batches::new(&self.bytes).flatten().next();
-        let records = batch.as_ref().and_then(|b| b.records_in(&mut buffer).ok());
-        for (i, record) in records.into_iter().flatten().flatten().enumerate() {
-            let headers: Vec<Header<'_>> = record.headers.iter().collect();
-            halves[usize::from(i >= half)].push_at_with(record.timestamp, record.key, record.value, &headers);
-        }
-        let mut given = self.given;
-        let first = take_given(&mut given, half as u32);
-        let sizes = [self.size.div_ceil(2), self.size / 2];
-        let parts = halves.into_iter().zip(sizes).zip([first, given]);
-        let part = |((builder, size), given): ((BatchBuilder, usize), _)| Batch {
-            records: builder.len(),
-            bytes: builder.finish_with(config.codec.number()).unwrap_or_default().into(),
-            size,
-            sequence: None,
-            born: self.born,
-            tries: self.tries,
-            given,
-        };
-        parts.map(part).collect()
-    }
-}
-
-/// Takes the times of the first `records` records out.
-fn take_given(given: &mut Vec<(Instant, u32)>, mut records: u32) -> Vec<(Instant, u32)> {
-    let mut first = Vec::new();
-    for (at, count) in given.iter_mut() {
-        let taken = records.min(*count);
-        if taken > 0 {
-            first.push((*at, taken));
-        }
-        *count -= taken;
-        records -= taken;
-    }
-    given.retain(|(_, count)| *count > 0);
-    first
 }
