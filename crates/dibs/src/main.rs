@@ -8,13 +8,11 @@ mod config;
 mod data;
 mod http;
 
-use clap::Parser;
-
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> std::process::ExitCode {
     // The allocator touches a few pages in each of its areas; huge ones would make them megabytes at rest.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
-    cli::run(cli::Dibs::parse())
+    cli::run(cli::parse())
 }

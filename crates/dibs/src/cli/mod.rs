@@ -5,6 +5,7 @@ mod broker;
 mod campaign;
 mod client;
 mod demo;
+mod kafka;
 mod receipt;
 mod replay;
 mod rush;
@@ -69,6 +70,43 @@ enum Command {
         #[command(subcommand)]
         command: receipt::Receipt,
     },
+    /// Create, show, change and delete topics of any Kafka, as kafka-topics.sh does
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Topic {
+        #[command(subcommand)]
+        command: kafka::topic::TopicCommand,
+        #[command(flatten)]
+        reach: kafka::Reach,
+        /// Print JSON
+        #[arg(long, global = true)]
+        json: bool,
+    },
+    /// Send lines as records to any Kafka, as kafka-console-producer.sh does
+    Produce(kafka::produce::Produce),
+    /// Print records of any Kafka, as kafka-console-consumer.sh does
+    Consume(kafka::consume::Consume),
+    /// Show, move and delete consumer groups of any Kafka, as kafka-consumer-groups.sh does
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Group {
+        #[command(subcommand)]
+        command: kafka::group::GroupCommand,
+        #[command(flatten)]
+        reach: kafka::Reach,
+        /// Print JSON
+        #[arg(long, global = true)]
+        json: bool,
+    },
+    /// Measure any Kafka: throughput of producing and consuming, and latency from end to end
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Perf {
+        #[command(subcommand)]
+        command: kafka::perf::Perf,
+        #[command(flatten)]
+        reach: kafka::Reach,
+        /// Print JSON
+        #[arg(long, global = true)]
+        json: bool,
+    },
     /// Print a completion script for a shell
     Completions {
         /// Which shell
@@ -79,15 +117,24 @@ enum Command {
 /// What a command came to, beyond an error.
 pub(crate) enum Outcome {
     Done,
-    /// It ran, and what it checked does not hold.
+    /// It ran, and what it checked does not hold, or not all of it could be done.
     NotExact,
+}
+
+/// What was typed, understood; wrong arguments end the process.
+pub(crate) fn parse() -> Dibs {
+    let typed: Option<Vec<String>> = std::env::args_os().map(|a| a.into_string().ok()).collect();
+    match typed {
+        Some(typed) => Dibs::parse_from(kafka::with_kafkas_actions(typed)),
+        None => Dibs::parse(),
+    }
 }
 
 /// Runs the command and says how it ended.
 pub(crate) fn run(dibs: Dibs) -> ExitCode {
     let quiet = !matches!(dibs.command, Command::Serve(_) | Command::Broker(_));
     log_to_stderr(dibs.verbose, quiet);
-    match dispatch(dibs.command) {
+    match dispatch(dibs.command, dibs.verbose > 0) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::NotExact) => ExitCode::from(1),
         Err(error) => {
@@ -101,7 +148,7 @@ pub(crate) fn run(dibs: Dibs) -> ExitCode {
     }
 }
 
-fn dispatch(command: Command) -> anyhow::Result<Outcome> {
+fn dispatch(command: Command, verbose: bool) -> anyhow::Result<Outcome> {
     match command {
         Command::Serve(serve) => serve::run(serve)?,
         Command::Broker(args) => broker::run(&args)?,
@@ -113,6 +160,11 @@ fn dispatch(command: Command) -> anyhow::Result<Outcome> {
         Command::Audit(audit) => return audit::run(&audit),
         Command::Replay(replay) => replay::run(replay)?,
         Command::Receipt { command } => return receipt::run(&command),
+        Command::Topic { command, reach, json } => kafka::topic::run(&command, &reach, json)?,
+        Command::Produce(args) => return kafka::produce::run(&args),
+        Command::Consume(args) => kafka::consume::run(&args)?,
+        Command::Group { command, reach, json } => return kafka::group::run(&command, &reach, json, verbose),
+        Command::Perf { command, reach, json } => kafka::perf::run(&command, &reach, json)?,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Dibs::command(), "dibs", &mut std::io::stdout());
         }

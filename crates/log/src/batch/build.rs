@@ -45,11 +45,22 @@ impl BatchBuilder {
 
     /// Adds a record without headers, with its own time in ms.
     pub fn push_at(&mut self, timestamp: i64, key: Option<&[u8]>, value: Option<&[u8]>) {
+        self.push_at_with(timestamp, key, value, &[]);
+    }
+
+    /// Adds a record with its own time in ms.
+    pub fn push_at_with(
+        &mut self,
+        timestamp: i64,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &[Header<'_>],
+    ) {
         if self.records == 0 {
             self.base = timestamp;
         }
         self.max = self.max.max(timestamp);
-        put_record(&mut self.bytes, self.records, timestamp - self.base, key, value, &[]);
+        put_record(&mut self.bytes, self.records, timestamp - self.base, key, value, headers);
         self.records += 1;
     }
 
@@ -109,6 +120,15 @@ impl BatchBuilder {
         self.attributes(i16::from(codec));
         Ok(self.finish(0))
     }
+}
+
+/// Gives a finished batch another producer: its id, its epoch, and the sequence number of the first record. For
+/// a producer that has to start over with batches that were not taken.
+pub fn set_producer(batch: &mut [u8], id: i64, epoch: i16, sequence: i32) {
+    batch[43..51].copy_from_slice(&id.to_be_bytes());
+    batch[51..53].copy_from_slice(&epoch.to_be_bytes());
+    batch[53..57].copy_from_slice(&sequence.to_be_bytes());
+    set_crc(batch);
 }
 
 /// Begins a batch at the end of `out`: a header whose variable fields are still zero.
@@ -354,6 +374,26 @@ mod tests {
         .concat();
         let found: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn another_producer_makes_the_same_batch_as_if_it_had_been_there_first() {
+        let headers = [Header { name: "h", value: Some(b"1") }];
+        let built = |producer: Option<(i64, i16, i32)>| {
+            let mut builder = BatchBuilder::new();
+            builder.push_at_with(7, None, Some(b"v"), &headers);
+            if let Some((id, epoch, sequence)) = producer {
+                builder.producer(id, epoch, sequence);
+            }
+            builder.finish_with(1).unwrap()
+        };
+        let mut bytes = built(None);
+        set_producer(&mut bytes, 9, 2, 40);
+        assert_eq!(bytes, built(Some((9, 2, 40))));
+        let batch = Batches::new(&bytes).next().unwrap().unwrap();
+        let mut buffer = Vec::new();
+        let record = batch.records_in(&mut buffer).unwrap().next().unwrap().unwrap();
+        assert_eq!(record.headers.iter().collect::<Vec<_>>(), headers);
     }
 
     #[test]

@@ -12,9 +12,9 @@ mod build;
 mod codec;
 mod read;
 
-pub use build::BatchBuilder;
 #[cfg(test)]
 pub(crate) use build::set_crc;
+pub use build::{BatchBuilder, set_producer};
 pub(crate) use build::{
     open_batch, put_record, rebuild, recompress, record_size, retime, seal_batch, stamp_batch,
 };
