@@ -185,7 +185,7 @@ fn printer(args: &Consume) -> anyhow::Result<Printer> {
 /// Which topics are read.
 struct Source {
     topic: Option<String>,
-    include: Option<regex_lite::Regex>,
+    include: Option<regex::Regex>,
     partition: Option<i32>,
 }
 

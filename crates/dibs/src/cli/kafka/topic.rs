@@ -212,9 +212,9 @@ fn is_pattern(text: &str) -> bool {
 }
 
 /// A regular expression for whole names. As in Kafka's tools a comma is an "or".
-pub(super) fn pattern(text: &str) -> anyhow::Result<regex_lite::Regex> {
+pub(super) fn pattern(text: &str) -> anyhow::Result<regex::Regex> {
     let text = text.trim().trim_matches(['"', '\'']).replace(',', "|");
-    regex_lite::Regex::new(&format!("^(?:{text})$"))
+    regex::Regex::new(&format!("^(?:{text})$"))
         .with_context(|| format!("{text} is not a regular expression"))
         .context(Misconfigured)
 }
