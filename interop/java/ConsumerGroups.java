@@ -76,7 +76,7 @@ public class ConsumerGroups {
     static void until(BooleanSupplier holds, KafkaConsumer<?, ?>... polled) {
         long end = System.currentTimeMillis() + 40_000;
         while (!holds.getAsBoolean()) {
-            that(System.currentTimeMillis() < end, "it took too long");
+            that(System.currentTimeMillis() < end, "it took too long", polled[0].assignment());
             for (var consumer : polled) consumer.poll(Duration.ofMillis(50));
         }
     }
@@ -147,7 +147,7 @@ public class ConsumerGroups {
         });
         check("new partitions are assigned, deleted topics taken away", () -> {
             String first = topic(1), second = topic(1);
-            try (var consumer = consumer(fresh("g"))) {
+            try (var consumer = consumer(fresh("g"), "allow.auto.create.topics", "false")) {
                 consumer.subscribe(List.of(first, second));
                 until(() -> consumer.assignment().size() == 2, consumer);
                 admin.createPartitions(Map.of(first, NewPartitions.increaseTo(3))).all().get();
