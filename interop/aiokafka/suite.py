@@ -8,6 +8,7 @@ from checks import BOOTSTRAP, check, end, fresh
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import ProducerFenced
 
 
 def asynchronous(function):
@@ -92,6 +93,37 @@ async def seeks_and_long_polls():
         waiting = asyncio.create_task(c.getone())
         await send(name, [b"4"])
         assert (await asyncio.wait_for(waiting, 3)).value == b"4"
+
+
+@asynchronous
+async def transactions():
+    source, target, group, name = await topic(), await topic(), fresh("g"), fresh("tx")
+    await send(source, [b"%d" % i for i in range(20)])
+    tp = TopicPartition(source, 0)
+    async with AIOKafkaProducer(bootstrap_servers=BOOTSTRAP, transactional_id=name) as p:
+        for i in range(4):
+            await p.begin_transaction()
+            for j in range(5):
+                await p.send(target, b"%d" % (i * 5 + j))
+            await p.send_offsets_to_transaction({tp: i * 5 + 5}, group)
+            if i % 2:
+                await p.abort_transaction()
+            else:
+                await p.commit_transaction()
+        committed = await read(target, 10, isolation_level="read_committed")
+        assert [r.value for r in committed] == [b"%d" % i for i in [*range(5), *range(10, 15)]]
+        async with AIOKafkaConsumer(bootstrap_servers=BOOTSTRAP, group_id=group) as c:
+            c.assign([tp])
+            assert await c.committed(tp) == 15
+        # Another one with its name: the first is fenced.
+        await p.begin_transaction()
+        await p.send_and_wait(target, b"zombie")
+        async with AIOKafkaProducer(bootstrap_servers=BOOTSTRAP, transactional_id=name):
+            try:
+                await p.commit_transaction()
+                raise AssertionError("a zombie has committed")
+            except ProducerFenced:
+                pass
 
 
 end()

@@ -468,6 +468,102 @@ def records_are_deleted():
     c.close()
 
 
+def transactional(name=None, **config):
+    p = producer(**{"transactional.id": name or fresh("tx"), **config})
+    p.init_transactions(20)
+    return p
+
+
+def values(name, count, isolation="read_committed"):
+    c = assigned(name, isolation_level=isolation)
+    messages = take(c, count)
+    # Nothing more comes.
+    assert c.poll(0.3) is None
+    c.close()
+    return [m.value() for m in messages]
+
+
+@check
+def transactions_are_committed_and_aborted():
+    name = topic(1)
+    p = transactional()
+    for i in range(12):
+        p.begin_transaction()
+        send(name, [b"%d %d" % (i, j) for j in range(10)], p)
+        if i % 3 == 1:
+            p.abort_transaction(10)
+        else:
+            p.commit_transaction(10)
+    # An abort that drops what has not been sent yet.
+    p.begin_transaction()
+    p.produce(name, b"dropped")
+    p.abort_transaction(10)
+    assert values(name, 80) == [b"%d %d" % (i, j) for i in range(12) if i % 3 != 1 for j in range(10)]
+    assert len(values(name, 120, "read_uncommitted")) >= 120
+
+
+@check
+def transactions_fence_older_producers():
+    name, transactional_id = topic(1), fresh("tx")
+    old = transactional(transactional_id)
+    old.begin_transaction()
+    send(name, [b"zombie"], old)
+    new = transactional(transactional_id)
+    try:
+        old.commit_transaction(10)
+        raise AssertionError("a zombie has committed")
+    except KafkaException as e:
+        assert e.args[0].fatal() and e.args[0].code() in (KafkaError._FENCED, KafkaError.PRODUCER_FENCED), e
+    new.begin_transaction()
+    send(name, [b"new"], new)
+    new.commit_transaction(10)
+    assert values(name, 1) == [b"new"]
+
+
+@check
+def transactions_time_out():
+    name = topic(1)
+    p = transactional(**{"transaction.timeout.ms": 1000, "message.timeout.ms": 1000})
+    p.begin_transaction()
+    send(name, [b"late"], p)
+    # The next one is seen as soon as the broker has aborted what stands before it.
+    send(name, [b"after"])
+    assert values(name, 1) == [b"after"]
+    try:
+        p.commit_transaction(10)
+        raise AssertionError("it was committed after its time")
+    except KafkaException as e:
+        assert e.args[0].fatal() or e.args[0].txn_requires_abort(), e
+
+
+@check
+def offsets_are_part_of_transactions():
+    source, target, group = topic(1), topic(1), fresh("g")
+    send(source, [b"%d" % i for i in range(60)])
+    transactional_id, done, rounds = fresh("tx"), 0, 0
+    while done < 60:
+        rounds += 1
+        # Every round is a new process, and every other one is stopped at a bad moment.
+        c, p = consumer(group, isolation_level="read_committed"), transactional(transactional_id)
+        c.subscribe([source])
+        for batch in range(3):
+            if done == 60:
+                break
+            messages = take(c, 10)
+            p.begin_transaction()
+            for m in messages:
+                p.produce(target, m.value())
+            p.send_offsets_to_transaction(c.position(c.assignment()), c.consumer_group_metadata(), 10)
+            if batch == 2 and rounds % 2:
+                p.abort_transaction(10)
+            else:
+                p.commit_transaction(10)
+                done += 10
+                assert c.committed([TopicPartition(source, 0)], 10)[0].offset == done
+        c.close()
+    assert values(target, 60) == [b"%d" % i for i in range(60)]
+
+
 @check
 def cluster_is_described():
     cluster = admin.describe_cluster().result(10)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -162,6 +163,8 @@ func main() {
 			return err
 		})
 	}
+	check("transactions", transactions)
+	check("consume, transform, produce", copyExactly)
 	check("administration", func(ctx context.Context) error {
 		t, err := topic(ctx, 2)
 		if err != nil {
@@ -191,4 +194,131 @@ func main() {
 	if failed > 0 {
 		os.Exit(1)
 	}
+}
+
+// committed reads what is committed in a topic of one partition, and nothing may come behind it.
+func committed(ctx context.Context, topic string, count int) ([]string, error) {
+	c := client(kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()))
+	defer c.Close()
+	records, err := take(ctx, c, count)
+	if err != nil {
+		return nil, err
+	}
+	short, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+	defer cancel()
+	records = append(records, c.PollFetches(short).Records()...)
+	var values []string
+	for _, r := range records {
+		values = append(values, string(r.Value))
+	}
+	return values, nil
+}
+
+func transactions(ctx context.Context) error {
+	t, err := topic(ctx, 1)
+	if err != nil {
+		return err
+	}
+	id := fresh("tx")
+	c := client(kgo.TransactionalID(id), kgo.DefaultProduceTopic(t))
+	defer c.Close()
+	var expected []string
+	for i := range 12 {
+		if err := c.BeginTransaction(); err != nil {
+			return err
+		}
+		for j := range 3 {
+			value := fmt.Sprint(i, " ", j)
+			if err := c.ProduceSync(ctx, kgo.StringRecord(value)).FirstErr(); err != nil {
+				return err
+			}
+			if i%3 > 0 {
+				expected = append(expected, value)
+			}
+		}
+		if err := c.EndTransaction(ctx, kgo.TransactionEndTry(i%3 > 0)); err != nil {
+			return err
+		}
+	}
+	values, err := committed(ctx, t, len(expected))
+	if err == nil && !slices.Equal(values, expected) {
+		return fmt.Errorf("%v", values)
+	}
+	if err != nil {
+		return err
+	}
+	// Another one with its name: the first is fenced.
+	if err := c.BeginTransaction(); err != nil {
+		return err
+	}
+	if err := c.ProduceSync(ctx, kgo.StringRecord("zombie")).FirstErr(); err != nil {
+		return err
+	}
+	next := client(kgo.TransactionalID(id))
+	defer next.Close()
+	if _, _, err := next.ProducerID(ctx); err != nil {
+		return err
+	}
+	if err := c.EndTransaction(ctx, kgo.TryCommit); err == nil {
+		return fmt.Errorf("a zombie has committed")
+	}
+	values, err = committed(ctx, t, len(expected))
+	if err == nil && len(values) != len(expected) {
+		return fmt.Errorf("%v", values[len(expected):])
+	}
+	return err
+}
+
+// copyExactly copies a topic in transactions, with members that come and go and every third transaction aborted.
+func copyExactly(ctx context.Context) error {
+	from, err := topic(ctx, 2)
+	if err != nil {
+		return err
+	}
+	to, err := topic(ctx, 1)
+	if err != nil {
+		return err
+	}
+	const count = 300
+	if err := send(ctx, from, 0, count); err != nil {
+		return err
+	}
+	group := fresh("g")
+	copied := 0
+	for round := 0; copied < count; round++ {
+		s, err := kgo.NewGroupTransactSession(kgo.SeedBrokers(bootstrap), kgo.TransactionalID(group+"-tx"),
+			kgo.ConsumerGroup(group), kgo.ConsumeTopics(from), kgo.DefaultProduceTopic(to),
+			kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.RequireStableFetchOffsets(),
+			kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.SessionTimeout(6*time.Second))
+		if err != nil {
+			return err
+		}
+		for turn := 0; turn < 4 && copied < count; turn++ {
+			fetches := s.PollRecords(ctx, 20)
+			if err := fetches.Err(); err != nil {
+				return err
+			}
+			if err := s.Begin(); err != nil {
+				return err
+			}
+			for _, r := range fetches.Records() {
+				s.Produce(ctx, kgo.StringRecord(string(r.Value)), nil)
+			}
+			done, err := s.End(ctx, kgo.TransactionEndTry((turn+round)%3 > 0))
+			if err != nil {
+				return err
+			}
+			if done {
+				copied += fetches.NumRecords()
+			}
+		}
+		s.Close()
+	}
+	values, err := committed(ctx, to, count)
+	slices.Sort(values)
+	if err == nil && (len(values) != count || len(slices.Compact(values)) != count) {
+		return fmt.Errorf("%d values", len(values))
+	}
+	return err
 }

@@ -102,6 +102,7 @@ public class Suite {
         records();
         offsets();
         groups();
+        transactions();
         administration();
         admin.close();
         System.out.println(passed + " passed, " + failed + " failed");
@@ -316,6 +317,201 @@ public class Suite {
             } catch (ExecutionException e) {
                 that(e.getCause() instanceof GroupIdNotFoundException, e);
             }
+        });
+    }
+
+    static KafkaProducer<String, String> transactional(String id, Object... more) {
+        var config = config("transactional.id", id);
+        config.putAll(config(more));
+        var producer = new KafkaProducer<>(config, new StringSerializer(), new StringSerializer());
+        producer.initTransactions();
+        return producer;
+    }
+
+    static List<String> read(String topic, String isolation, int count) {
+        try (var consumer = consumer("isolation.level", isolation)) {
+            consumer.assign(List.of(new TopicPartition(topic, 0)));
+            List<String> values = new ArrayList<>(take(consumer, count).stream().map(ConsumerRecord::value).toList());
+            // Nothing more comes.
+            consumer.poll(Duration.ofMillis(200)).forEach(r -> values.add(r.value()));
+            return values;
+        }
+    }
+
+    static List<String> committed(String topic, int count) { return read(topic, "read_committed", count); }
+
+    static void transactions() {
+        check("committed transactions are read, aborted ones are not", () -> {
+            String topic = topic(1, Map.of());
+            try (var producer = transactional(fresh("tx"))) {
+                for (String value : List.of("a", "-b", "c", "-d", "e")) {
+                    producer.beginTransaction();
+                    producer.send(new ProducerRecord<>(topic, value));
+                    producer.send(new ProducerRecord<>(topic, value + value));
+                    producer.flush();
+                    if (value.startsWith("-")) producer.abortTransaction(); else producer.commitTransaction();
+                }
+                // Without any record.
+                producer.beginTransaction();
+                producer.commitTransaction();
+                producer.beginTransaction();
+                producer.abortTransaction();
+            }
+            that(committed(topic, 6).equals(List.of("a", "aa", "c", "cc", "e", "ee")));
+            that(read(topic, "read_uncommitted", 10).size() == 10);
+        });
+        check("an open transaction holds readers up, and nobody else", () -> {
+            String topic = topic(1, Map.of());
+            var partition = new TopicPartition(topic, 0);
+            try (var producer = transactional(fresh("tx")); var consumer = consumer("isolation.level", "read_committed")) {
+                send(topic, 0, 2);
+                producer.beginTransaction();
+                producer.send(new ProducerRecord<>(topic, "open")).get();
+                send(topic, 2, 4);
+                that(consumer.endOffsets(List.of(partition)).get(partition) == 2);
+                that(admin.listOffsets(Map.of(partition, OffsetSpec.latest())).partitionResult(partition).get().offset() == 5);
+                that(committed(topic, 2).equals(List.of("v0", "v1")));
+                producer.commitTransaction();
+                that(committed(topic, 5).equals(List.of("v0", "v1", "open", "v2", "v3")));
+            }
+        });
+        check("many partitions, many transactions", () -> {
+            String topic = topic(5, Map.of());
+            try (var producer = transactional(fresh("tx"), "linger.ms", 0);
+                 var consumer = consumer("isolation.level", "read_committed")) {
+                for (int t = 0; t < 30; t++) {
+                    producer.beginTransaction();
+                    for (int i = 0; i < 20; i++) producer.send(new ProducerRecord<>(topic, i % 5, "k", t + " " + i));
+                    if (t % 3 == 0) producer.abortTransaction(); else producer.commitTransaction();
+                }
+                consumer.assign(List.of(0, 1, 2, 3, 4).stream().map(p -> new TopicPartition(topic, p)).toList());
+                that(take(consumer, 400).stream().noneMatch(r -> Integer.parseInt(r.value().split(" ")[0]) % 3 == 0));
+            }
+        });
+        check("a new producer fences the old one", () -> {
+            String topic = topic(1, Map.of()), id = fresh("tx");
+            var old = transactional(id);
+            old.beginTransaction();
+            old.send(new ProducerRecord<>(topic, "zombie")).get();
+            var next = transactional(id);
+            fails(ProducerFencedException.class, old::commitTransaction);
+            old.close();
+            next.beginTransaction();
+            next.send(new ProducerRecord<>(topic, "new"));
+            next.commitTransaction();
+            var newest = transactional(id);
+            next.beginTransaction();
+            fails(InvalidProducerEpochException.class, () -> next.send(new ProducerRecord<>(topic, "zombie")).get());
+            next.close();
+            newest.close();
+            that(committed(topic, 1).equals(List.of("new")));
+        });
+        check("a transaction that lasts too long is aborted", () -> {
+            String topic = topic(1, Map.of()), id = fresh("tx");
+            try (var producer = transactional(id, "transaction.timeout.ms", 500)) {
+                producer.beginTransaction();
+                producer.send(new ProducerRecord<>(topic, "late")).get();
+                var state = new TransactionState[1];
+                until(() -> state[0] == TransactionState.COMPLETE_ABORT, () -> {
+                    try {
+                        Thread.sleep(100);
+                        state[0] = admin.describeTransactions(List.of(id)).description(id).get().state();
+                    } catch (Exception e) { throw new RuntimeException(e); }
+                });
+                fails(KafkaException.class, producer::commitTransaction);
+            }
+            send(topic, 0, 1);
+            that(committed(topic, 1).equals(List.of("v0")));
+            fails(KafkaException.class, () -> transactional(id, "transaction.timeout.ms", 1_000_000_000));
+        });
+        check("consume, transform, produce", () -> {
+            String from = topic(1, Map.of()), to = topic(1, Map.of()), group = fresh("g"), id = fresh("tx");
+            send(from, 0, 200);
+            var partition = new TopicPartition(from, 0);
+            long next = 0;
+            for (int round = 0; next < 200; round++) {
+                // Every round is a new process: the one before it was stopped at a bad moment.
+                try (var consumer = consumer("group.id", group, "max.poll.records", 20, "isolation.level", "read_committed");
+                     var producer = transactional(id)) {
+                    consumer.subscribe(List.of(from));
+                    for (int batches = 0; batches < 3 && next < 200; ) {
+                        var records = consumer.poll(Duration.ofMillis(200));
+                        if (records.isEmpty()) continue;
+                        producer.beginTransaction();
+                        for (var r : records) producer.send(new ProducerRecord<>(to, r.key(), r.value()));
+                        producer.sendOffsetsToTransaction(records.nextOffsets(), consumer.groupMetadata());
+                        if (++batches == 3 && round % 2 == 0) {
+                            producer.abortTransaction();
+                        } else {
+                            producer.commitTransaction();
+                            next = records.nextOffsets().get(partition).offset();
+                            that(consumer.committed(Set.of(partition)).get(partition).offset() == next);
+                        }
+                    }
+                }
+            }
+            var copied = committed(to, 200);
+            for (int i = 0; i < 200; i++) that(copied.get(i).equals("v" + i), i, copied.get(i));
+        });
+        check("offsets of a transaction count from its commit on", () -> {
+            String topic = topic(1, Map.of()), group = fresh("g");
+            var partition = new TopicPartition(topic, 0);
+            try (var producer = transactional(fresh("tx")); var patient = consumer("group.id", group)) {
+                for (boolean commit : List.of(false, true)) {
+                    producer.beginTransaction();
+                    producer.sendOffsetsToTransaction(Map.of(partition, new OffsetAndMetadata(7, "note")),
+                        new ConsumerGroupMetadata(group));
+                    that(admin.listConsumerGroupOffsets(group).partitionsToOffsetAndMetadata().get().get(partition) == null);
+                    fails(org.apache.kafka.common.errors.TimeoutException.class, () -> patient.committed(Set.of(partition), Duration.ofMillis(500)));
+                    if (commit) producer.commitTransaction(); else producer.abortTransaction();
+                    var committed = patient.committed(Set.of(partition)).get(partition);
+                    that(commit ? committed.offset() == 7 && committed.metadata().equals("note") : committed == null, committed);
+                }
+            }
+        });
+        check("who has left the group commits no offsets", () -> {
+            String topic = topic(1, Map.of()), group = fresh("g");
+            var partition = new TopicPartition(topic, 0);
+            try (var producer = transactional(fresh("tx")); var consumer = consumer("group.id", group)) {
+                consumer.subscribe(List.of(topic));
+                until(() -> consumer.assignment().size() == 1, () -> consumer.poll(Duration.ofMillis(50)));
+                var stale = new ConsumerGroupMetadata(group, consumer.groupMetadata().generationId() - 1,
+                    consumer.groupMetadata().memberId(), Optional.empty());
+                producer.beginTransaction();
+                fails(CommitFailedException.class,
+                    () -> producer.sendOffsetsToTransaction(Map.of(partition, new OffsetAndMetadata(1)), stale));
+                producer.abortTransaction();
+            }
+        });
+        check("transactions are listed, described, aborted", () -> {
+            String topic = topic(2, Map.of()), id = fresh("tx");
+            var partition = new TopicPartition(topic, 1);
+            try (var producer = transactional(id)) {
+                producer.beginTransaction();
+                producer.send(new ProducerRecord<>(topic, 1, "k", "open")).get();
+                var described = admin.describeTransactions(List.of(id)).description(id).get();
+                that(described.state() == TransactionState.ONGOING, described);
+                that(described.topicPartitions().equals(Set.of(partition)), described);
+                that(described.transactionStartTimeMs().isPresent() && described.transactionTimeoutMs() == 60_000, described);
+                var options = new ListTransactionsOptions().filterStates(Set.of(TransactionState.ONGOING))
+                    .filterProducerIds(Set.of(described.producerId()));
+                var listed = admin.listTransactions(options).all().get();
+                that(listed.size() == 1 && listed.iterator().next().transactionalId().equals(id), listed);
+                that(admin.listTransactions(new ListTransactionsOptions().filterOnTransactionalIdPattern(id.substring(0, 5) + ".*"))
+                    .all().get().stream().anyMatch(t -> t.transactionalId().equals(id)));
+                that(admin.listTransactions(new ListTransactionsOptions().filterOnDuration(10_000_000)).all().get()
+                    .stream().noneMatch(t -> t.transactionalId().equals(id)));
+                fails(InvalidRegularExpression.class, () ->
+                    admin.listTransactions(new ListTransactionsOptions().filterOnTransactionalIdPattern("(")).all().get());
+                var active = admin.describeProducers(List.of(partition)).partitionResult(partition).get().activeProducers().get(0);
+                that(active.producerId() == described.producerId() && active.currentTransactionStartOffset().getAsLong() == 0, active);
+                admin.abortTransaction(new AbortTransactionSpec(partition, active.producerId(), (short) active.producerEpoch(),
+                    Math.max(0, active.coordinatorEpoch().orElse(0)))).all().get();
+                that(committed(topic, 0).isEmpty());
+                admin.fenceProducers(List.of(id)).all().get();
+                fails(KafkaException.class, producer::commitTransaction);
+            }
+            fails(TransactionalIdNotFoundException.class, () -> admin.describeTransactions(List.of("none")).all().get());
         });
     }
 

@@ -7,6 +7,7 @@ passed=0 failed=0
 kafka() { timeout 60 java -XX:TieredStopAtLevel=1 -XX:+UseSerialGC "$@" 2>&1 | grep -v -e SLF4J -e log4j; return "${PIPESTATUS[0]}"; }
 topics() { kafka org.apache.kafka.tools.TopicCommand --bootstrap-server "$b" "$@"; }
 groups() { kafka org.apache.kafka.tools.consumer.group.ConsumerGroupCommand --bootstrap-server "$b" "$@"; }
+transactions() { kafka org.apache.kafka.tools.TransactionsCommand --bootstrap-server "$b" "$@"; }
 configs() { kafka kafka.admin.ConfigCommand --bootstrap-server "$b" "$@"; }
 check() { # NAME PATTERN COMMAND…: its output must match
   local out
@@ -66,6 +67,17 @@ check "delete records" 'low_watermark: [0-9]' kafka org.apache.kafka.tools.Delet
 rm -f "/tmp/$t.json"
 check "producer perf" '1000 records sent' kafka org.apache.kafka.tools.ProducerPerformance --topic "$t" --num-records 1000 --record-size 100 --throughput -1 --producer-props bootstrap.servers="$b"
 check "consumer perf" ', 1000,' kafka org.apache.kafka.tools.ConsumerPerformance --bootstrap-server "$b" --topic "$t" --messages 1000
+check "transactional producer perf" '1000 records sent' kafka org.apache.kafka.tools.ProducerPerformance --topic "$t" --num-records 1000 \
+  --record-size 100 --throughput -1 --transactional-id "$t-tx" --transaction-duration-ms 50 --producer-props bootstrap.servers="$b"
+check "transactions list" "$t-tx.*Complete" transactions list
+check "transactions list, by pattern" "$t-tx" transactions list --transactional-id-pattern "$t.*"
+check "transactions list, by duration" '^none$' eval "transactions list --duration-filter 100000000 | grep $t-tx || echo none"
+check "transactions describe" "$t-tx.*CompleteCommit" transactions describe --transactional-id "$t-tx"
+check "transactions terminate" 'Empty' eval "transactions forceTerminateTransaction --transactionalId $t-tx; transactions describe --transactional-id $t-tx"
+check "transactions describe producers" 'ProducerId.*CurrentTransactionStartOffset' transactions describe-producers --topic "$t" --partition 0
+check "transactions find hanging" '^TransactionalId\|^Topic' transactions find-hanging --broker-id 1
+check "transactions abort, none open" 'Could not find any open transaction' transactions abort --topic "$t" --partition 0 --start-offset 0
+check "features, transactions" 'transaction.version.*FinalizedVersionLevel: 2' kafka org.apache.kafka.tools.FeatureCommand --bootstrap-server "$b" describe
 check "topics delete" '^gone$' eval "topics --delete --topic $t; topics --list | grep -q ^$t\$ || echo gone"
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

@@ -131,6 +131,37 @@ async function main () {
     await admin.deleteTopicRecords({ topic: name, partitions: [{ partition: 0, offset: '2' }] })
     that((await admin.fetchTopicOffsets(name))[0].low === '2')
   })
+  await check('transactions', async () => {
+    const [source, target, groupId, transactionalId] = [await topic(), await topic(), fresh('g'), fresh('tx')]
+    const options = { transactionalId, maxInFlightRequests: 1, idempotent: true }
+    const producer = kafka.producer(options)
+    await producer.connect()
+    for (let i = 0; i < 6; i++) {
+      const transaction = await producer.transaction()
+      await transaction.send({ topic: target, messages: [{ value: `a${i}` }, { value: `b${i}` }] })
+      const partitions = [{ partition: 0, offset: `${i + 1}` }]
+      await transaction.sendOffsets({ consumerGroupId: groupId, topics: [{ topic: source, partitions }] })
+      if (i % 3 === 2) await transaction.abort()
+      else await transaction.commit()
+    }
+    const values = (await read(target, 8)).map(m => m.value.toString())
+    that(values.join() === 'a0,b0,a1,b1,a3,b3,a4,b4', values)
+    const offsets = await admin.fetchOffsets({ groupId, topics: [source] })
+    that(offsets[0].partitions[0].offset === '5', offsets)
+    // Another one with its name: the first is fenced.
+    const open = await producer.transaction()
+    await open.send({ topic: target, messages: [{ value: 'zombie' }] })
+    const next = kafka.producer(options)
+    await next.connect()
+    const transaction = await next.transaction()
+    await transaction.send({ topic: target, messages: [{ value: 'new' }] })
+    await transaction.commit()
+    const fenced = await open.commit().then(() => null, e => e)
+    that(fenced !== null && /epoch|fenced/i.test(fenced.type + fenced.message), fenced)
+    that((await read(target, 9)).pop().value.toString() === 'new')
+    await producer.disconnect()
+    await next.disconnect()
+  })
   await admin.disconnect()
   console.log(`${passed} passed, ${failed} failed`)
   process.exit(failed === 0 ? 0 : 1)

@@ -6,6 +6,8 @@ mod deny;
 mod disk_full;
 mod http;
 mod judge;
+mod kafka;
+mod kill_broker;
 mod load;
 mod power_cut;
 mod server;
@@ -28,6 +30,8 @@ struct Xtask {
 enum Command {
     /// Kill the server under load, again and again, on the same data
     Crash(Rounds),
+    /// Kill the broker under transactions, again and again, on the same data
+    KillBroker(Rounds),
     /// Stop the server for 5 s under load (SIGSTOP), and let it go on
     Stall(Common),
     /// Let the disk fill up under load, and make room again
@@ -77,6 +81,7 @@ impl Common {
 fn main() -> anyhow::Result<()> {
     match Xtask::parse().command {
         Command::Crash(rounds) => crash::run(&rounds),
+        Command::KillBroker(rounds) => kill_broker::run(&rounds),
         Command::Stall(common) => stall::run(&common),
         Command::DiskFull(common) => disk_full::run(&common),
         Command::PowerCut(rounds) => power_cut::run(&rounds),

@@ -76,10 +76,11 @@ impl Server {
         // From here on `drop` cleans up.
         let mut server = Server { child, address: ([127, 0, 0, 1], 0).into() };
         BufReader::new(stdout).read_line(&mut line)?;
-        let Some((_, address)) = line.trim().split_once(" is listening on http://") else {
+        let Some((_, address)) = line.trim().split_once(" is listening on ") else {
             let said = std::fs::read_to_string(log).unwrap_or_default();
             bail!("the server does not start: {}", said.lines().last().unwrap_or("it says nothing"));
         };
+        let address = address.trim_start_matches("http://");
         server.address = address.parse().context("the server tells no address")?;
         Ok(server)
     }

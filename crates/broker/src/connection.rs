@@ -1,16 +1,25 @@
 //! One connection: frames in, answers out in the same order.
 
-use std::{collections::VecDeque, io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     sync::watch,
 };
+use tokio_rustls::TlsAcceptor;
 
 use crate::{
     api::{self, Answering},
+    security::{sasl::Auth, tls},
     server::Shared,
     wire::{Malformed, next_frame},
 };
@@ -19,6 +28,8 @@ use crate::{
 const PIPELINE: usize = 64;
 /// Room that a read buffer keeps while nothing comes.
 const IDLE_BUFFER: usize = 64 << 10;
+/// How long TLS may take to be agreed on.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Who is at the other end.
 #[derive(Debug)]
@@ -29,6 +40,18 @@ pub(crate) struct Client {
     pub(crate) listener: usize,
     /// The end on this side.
     pub(crate) local: SocketAddr,
+    auth: Mutex<Auth>,
+}
+
+impl Client {
+    pub(crate) fn new(host: String, listener: usize, local: SocketAddr, auth: Auth) -> Client {
+        Client { host, listener, local, auth: Mutex::new(auth) }
+    }
+
+    /// How far it is in saying who it is.
+    pub(crate) fn auth(&self) -> MutexGuard<'_, Auth> {
+        self.auth.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Why a connection ends, other than by being closed from the other end.
@@ -47,16 +70,35 @@ pub(crate) enum Hangup {
     Idle,
 }
 
-/// Serves a connection until it ends or the broker stops.
-pub(crate) async fn serve(
+/// Takes a connection in, over TLS if its listener says so, and serves it until it ends or the broker stops.
+pub(crate) async fn accept(
     shared: Arc<Shared>,
     stream: TcpStream,
     listener: usize,
-    mut stopping: watch::Receiver<bool>,
+    stopping: watch::Receiver<bool>,
 ) -> Result<(), Hangup> {
     stream.set_nodelay(true)?;
-    let client =
-        Client { host: format!("/{}", stream.peer_addr()?.ip()), listener, local: stream.local_addr()? };
+    let (host, local) = (format!("/{}", stream.peer_addr()?.ip()), stream.local_addr()?);
+    let listening = &shared.config.listeners[listener];
+    let auth = |principal| if listening.protocol.sasl { Auth::None } else { Auth::open(principal) };
+    let Some(config) = shared.config.security.tls.get(&listening.name) else {
+        let client = Client::new(host, listener, local, auth(None));
+        return serve(shared, stream, client, stopping).await;
+    };
+    let handshake = TlsAcceptor::from(config.clone()).accept(stream);
+    let stream = tokio::time::timeout(HANDSHAKE, handshake).await.map_err(|_| Hangup::Idle)?;
+    let stream = stream.map_err(|e| Hangup::Refused(format!("TLS: {e}")))?;
+    let principal = tls::principal(stream.get_ref().1.peer_certificates());
+    let client = Client::new(host, listener, local, auth(principal));
+    serve(shared, stream, client, stopping).await
+}
+
+async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+    shared: Arc<Shared>,
+    stream: S,
+    client: Client,
+    mut stopping: watch::Receiver<bool>,
+) -> Result<(), Hangup> {
     let mut connection = Connection {
         idle: Duration::from_millis(shared.config.idle_ms),
         max: shared.config.max_request,
@@ -72,10 +114,10 @@ pub(crate) async fn serve(
     }
 }
 
-struct Connection {
+struct Connection<S> {
     shared: Arc<Shared>,
     client: Arc<Client>,
-    stream: TcpStream,
+    stream: S,
     buffer: BytesMut,
     /// In the order of the requests. Only the first is polled, and all but the last are Produce.
     waiting: VecDeque<Answering>,
@@ -83,7 +125,7 @@ struct Connection {
     max: usize,
 }
 
-impl Connection {
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     async fn run(&mut self) -> Result<(), Hangup> {
         loop {
             while self.takes_more()
@@ -148,6 +190,8 @@ impl Connection {
             }
         }
         self.stream.write_all(&out).await?;
+        // Over TLS what was written may wait for more.
+        self.stream.flush().await?;
         Ok(())
     }
 }

@@ -9,8 +9,8 @@ use std::{
 };
 
 use dibs_log::{
-    Appended,
-    batch::{BatchBuilder, Batches},
+    AppendError, Appended, Marker,
+    batch::{Batch, BatchBuilder, Batches},
 };
 use kafka_protocol::ResponseError;
 use tokio::sync::{Notify, oneshot, watch};
@@ -22,9 +22,11 @@ use crate::{
         Answer, Effects, Group, Now, Rules, Shard, Token,
         classic::{Join, Joined, Sync, Synced},
         consumer,
+        offsets::Committed,
         record::{Record, Stored},
     },
     topics::{Partition, Topics},
+    txn::Producer,
 };
 
 /// The topic that groups are kept in.
@@ -32,7 +34,7 @@ pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
 /// Records are appended in batches of about so many bytes at most.
 const BATCH_BYTES: usize = 512 << 10;
 /// Bytes of the log that are replayed at a time.
-const REPLAY_BYTES: usize = 1 << 20;
+pub(crate) const REPLAY_BYTES: usize = 1 << 20;
 
 /// All groups.
 #[derive(Debug)]
@@ -63,6 +65,9 @@ struct CellState {
     newest: Option<Appended>,
     /// An append failed: the shard is ahead of its log and has to be read anew.
     stale: bool,
+    /// How many of the log's commits had failed when the shard was read. After another one it is stale, whoever
+    /// waited for that commit or no longer did.
+    failures: u64,
     /// When the shard has to be told the time, at the latest.
     wakes: u64,
 }
@@ -107,9 +112,11 @@ impl Coordinator {
     fn load(&self) {
         let Some(topic) = self.topics.get(OFFSETS_TOPIC) else { return };
         let cell = |partition: Partition| {
+            let failures = partition.failures();
             let shard = self.replay(&partition);
             let wakes = shard.earliest().unwrap_or(u64::MAX);
-            let state = CellState { shard, waiting: HashMap::new(), newest: None, stale: false, wakes };
+            let waiting = HashMap::new();
+            let state = CellState { shard, waiting, newest: None, stale: false, failures, wakes };
             Arc::new(Cell { partition, state: Mutex::new(state) })
         };
         self.cells.get_or_init(|| topic.partitions().into_iter().map(cell).collect());
@@ -128,11 +135,7 @@ impl Coordinator {
             let before = at;
             for batch in Batches::new(&bytes).flatten() {
                 at = batch.header.next_offset();
-                for record in batch.records().into_iter().flatten().flatten() {
-                    if let Some(stored) = record.key.and_then(|key| Stored::parse(key, record.value)) {
-                        shard.replay(stored);
-                    }
-                }
+                replay_batch(&mut shard, &batch);
             }
             if at == before {
                 break;
@@ -153,7 +156,7 @@ impl Coordinator {
             }
             let mut earliest = expire_at;
             for cell in self.cells.get().into_iter().flatten() {
-                let mut state = cell.state();
+                let mut state = self.ready(cell);
                 if expire || state.wakes <= mono {
                     let mut fx = Effects::default();
                     state.shard.tick(now(), &mut fx);
@@ -192,7 +195,7 @@ impl Coordinator {
     pub(crate) async fn each(&self, mut look: impl FnMut(&str, &Group)) -> Result<(), ResponseError> {
         for cell in self.cells.get().into_iter().flatten() {
             let newest = {
-                let state = cell.state();
+                let state = self.ready(cell);
                 state.shard.groups().for_each(|(id, group)| look(id, group));
                 cell.unsynced(&state)
             };
@@ -242,11 +245,82 @@ impl Coordinator {
     /// Forgets what groups have committed for a topic that is no more.
     pub(crate) fn forget_topic(&self, topic: &str) {
         for cell in self.cells.get().into_iter().flatten() {
-            let mut state = cell.state();
+            let mut state = self.ready(cell);
             let mut fx = Effects::default();
             state.shard.forget_topic(topic, &mut fx);
             cell.finish(&mut state, fx);
         }
+    }
+
+    /// The partition of the topic that a group's offsets are in.
+    pub(crate) async fn partition(&self, group: &str) -> Result<i32, ResponseError> {
+        self.cell(group).await?;
+        Ok(partition_of(group, self.cells.get().map_or(0, Vec::len)) as i32)
+    }
+
+    /// Appends offsets that count when their producer's transaction is committed. What is said of who commits
+    /// them is checked by `may`.
+    pub(crate) fn hold(
+        &self,
+        group: &str,
+        producer: Producer,
+        offsets: Vec<(String, i32, Committed)>,
+        may: impl FnOnce(&mut Shard, Now) -> Result<(), ResponseError>,
+    ) -> Result<(Partition, Appended), ResponseError> {
+        let cells = self.cells.get().ok_or(ResponseError::CoordinatorNotAvailable)?;
+        let cell = &cells[partition_of(group, cells.len())];
+        let mut state = self.ready(cell);
+        may(&mut state.shard, now())?;
+        let mut batch = BatchBuilder::new();
+        for (topic, partition, value) in &offsets {
+            let record = Record::offset(group, topic, *partition, Some(value));
+            batch.push(Some(&record.key), record.value.as_deref());
+        }
+        batch.producer(producer.id, producer.epoch, -1);
+        batch.transactional();
+        let appended = cell.partition.append_own(&batch.finish(clock::wall_ms()));
+        let appended = appended.map_err(|e| match e {
+            AppendError::Producer(_) => ResponseError::InvalidProducerEpoch,
+            AppendError::TooLarge { .. } => ResponseError::InvalidCommitOffsetSize,
+            _ => ResponseError::CoordinatorNotAvailable,
+        })?;
+        for (topic, partition, value) in offsets {
+            state.shard.hold(producer.id, group, &topic, partition, value);
+        }
+        state.stale |= appended.failures != state.failures;
+        state.newest = Some(appended);
+        Ok((cell.partition.clone(), appended))
+    }
+
+    /// Appends the end of a transaction behind the offsets that it has committed in a partition of the topic;
+    /// `None` if there is no such partition.
+    pub(crate) fn append_marker(
+        &self,
+        partition: i32,
+        marker: &Marker,
+    ) -> Option<Result<(Partition, Appended), AppendError>> {
+        let cell = self.cells.get()?.get(usize::try_from(partition).ok()?)?;
+        let mut state = self.ready(cell);
+        Some(cell.partition.append_marker(marker).map(|appended| {
+            state.shard.end_transaction(marker.producer_id, marker.commit);
+            state.stale |= appended.failures != state.failures;
+            state.newest = Some(appended);
+            (cell.partition.clone(), appended)
+        }))
+    }
+
+    /// A cell's state, read anew from its log if it was ahead of it.
+    fn ready<'a>(&self, cell: &'a Cell) -> MutexGuard<'a, CellState> {
+        let mut state = cell.state();
+        let failures = cell.partition.failures();
+        if state.stale || state.failures != failures {
+            state.failures = failures;
+            state.shard = self.replay(&cell.partition);
+            state.newest = None;
+            state.waiting.clear();
+            state.stale = false;
+        }
+        state
     }
 
     async fn cell(&self, group: &str) -> Result<&Arc<Cell>, ResponseError> {
@@ -269,13 +343,7 @@ impl Coordinator {
         group: &str,
         work: impl FnOnce(&mut CellState, Now, &mut Effects) -> T,
     ) -> (T, Option<Appended>) {
-        let mut state = cell.state();
-        if state.stale {
-            state.shard = self.replay(&cell.partition);
-            state.newest = None;
-            state.waiting.clear();
-            state.stale = false;
-        }
+        let mut state = self.ready(cell);
         let mut fx = Effects::default();
         let outcome = work(&mut state, now(), &mut fx);
         if let Some(deadline) = state.shard.deadline(group).filter(|d| *d < state.wakes) {
@@ -298,7 +366,10 @@ impl Cell {
     fn finish(self: &Arc<Self>, state: &mut CellState, fx: Effects) {
         for batch in batches(&fx.records) {
             match self.partition.append(&batch) {
-                Ok(appended) => state.newest = Some(appended),
+                Ok(appended) => {
+                    state.stale |= appended.failures != state.failures;
+                    state.newest = Some(appended);
+                }
                 Err(e) => {
                     tracing::error!(partition = ?self.partition, "groups cannot be written: {e}");
                     state.stale = true;
@@ -361,7 +432,27 @@ fn rules(config: &BrokerConfig) -> Rules {
     }
 }
 
-fn batches(records: &[Record]) -> Vec<Vec<u8>> {
+/// Takes what a batch of an earlier run holds.
+fn replay_batch(shard: &mut Shard, batch: &Batch<'_>) {
+    if let Some(marker) = Marker::of(batch) {
+        return shard.end_transaction(marker.producer_id, marker.commit);
+    }
+    let producer = batch.header.producer_id;
+    for record in batch.records().into_iter().flatten().flatten() {
+        match record.key.and_then(|key| Stored::parse(key, record.value)) {
+            Some(Stored::Offset { group, topic, partition, value: Some(value) })
+                if batch.header.is_transactional() =>
+            {
+                shard.hold(producer, &group, &topic, partition, value);
+            }
+            Some(stored) => shard.replay(stored),
+            None => {}
+        }
+    }
+}
+
+/// Records in batches that are not too large.
+pub(crate) fn batches(records: &[Record]) -> Vec<Vec<u8>> {
     let (mut done, mut open) = (Vec::new(), BatchBuilder::new());
     for record in records {
         if open.size() > BATCH_BYTES {
@@ -375,8 +466,8 @@ fn batches(records: &[Record]) -> Vec<Vec<u8>> {
     done
 }
 
-/// The partition that a group belongs to: Java's hash of its id.
-fn partition_of(group: &str, partitions: usize) -> usize {
+/// The partition that a group or a transactional id belongs to: Java's hash of it.
+pub(crate) fn partition_of(group: &str, partitions: usize) -> usize {
     let hash = group.encode_utf16().fold(0_i32, |h, c| h.wrapping_mul(31).wrapping_add(i32::from(c)));
     let positive = if hash == i32::MIN { 0 } else { hash.unsigned_abs() };
     positive as usize % partitions.max(1)

@@ -3,7 +3,8 @@
 //! A [`Broker`] serves a [`dibs_log::Store`] on the listeners of its [`BrokerConfig`]. In the order in which a
 //! request goes through: `server` (accepting), `connection` (frames, order of answers), `wire` (headers, and
 //! whether a request is all there), `api` (one file for each request or family of them), `group` (consumer
-//! groups as a pure state) in `coordinator` (its log and clock), `topics` (the seam to `dibs-log`).
+//! groups as a pure state) in `coordinator` (its log and clock), `txn` (transactional ids as a pure state) in
+//! `transactions` (the same for them), `topics` (the seam to `dibs-log`).
 
 mod api;
 mod clock;
@@ -11,10 +12,16 @@ mod config;
 mod connection;
 mod coordinator;
 mod group;
+mod producer_ids;
+mod security;
 mod server;
 mod topics;
+mod transactions;
+mod txn;
 mod wire;
 
 pub use api::read_requests;
 pub use config::{BrokerConfig, ConfigError, Listener};
+pub use security::Protocol;
 pub use server::{Broker, StartError};
+pub use topics::Owned;

@@ -5,11 +5,12 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicI64, AtomicUsize, Ordering::*},
+        atomic::{AtomicUsize, Ordering::*},
     },
     time::Duration,
 };
 
+use data_encoding::BASE64URL_NOPAD;
 use dibs_log::Store;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -22,27 +23,26 @@ use crate::{
     config::{BrokerConfig, Listener},
     connection::{self, Client, Hangup},
     coordinator::Coordinator,
-    topics::{Topics, random_uuid},
+    producer_ids::ProducerIds,
+    security::users::{Users, scram_user},
+    topics::{Owned, Topics, random_uuid},
+    transactions::{Around, Transactions},
 };
 
 /// The small file that holds the cluster's id.
 const CLUSTER_ID: &str = "cluster.id";
-/// The small file that holds the first producer id not given out.
-const PRODUCER_IDS: &str = "producer.ids";
-/// Producer ids are reserved on the disk in blocks of so many.
-const PRODUCER_ID_BLOCK: i64 = 1000;
-
 /// What every connection shares.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) config: Arc<BrokerConfig>,
     pub(crate) topics: Arc<Topics>,
     pub(crate) groups: Arc<Coordinator>,
+    pub(crate) users: Users,
     pub(crate) cluster_id: String,
     /// What is listened on, with the real ports; as many as `config.listeners`.
     pub(crate) bound: Vec<SocketAddr>,
+    pub(crate) transactions: Arc<Transactions>,
     pub(crate) fetch_sessions: Mutex<Sessions>,
-    producer_ids: ProducerIds,
     connections: AtomicUsize,
 }
 
@@ -74,22 +74,39 @@ impl Broker {
     /// Binds the listeners and begins to serve. Must be called within a tokio runtime. The store stays the
     /// caller's to close, after [`Broker::stop`].
     pub async fn start(store: Arc<Store>, config: BrokerConfig) -> Result<Broker, StartError> {
+        Broker::start_beside(store, config, Vec::new()).await
+    }
+
+    /// Like [`Broker::start`], within a program that has topics of its own in the store.
+    pub async fn start_beside(
+        store: Arc<Store>,
+        config: BrokerConfig,
+        owned: Vec<Owned>,
+    ) -> Result<Broker, StartError> {
         let config = Arc::new(config);
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }
-        let topics = Arc::new(Topics::open(store)?);
+        let topics = Arc::new(Topics::open(store, owned)?);
         let (mut listeners, mut bound) = (Vec::new(), Vec::new());
         for listener in &config.listeners {
             let socket = bind(listener).await?;
             bound.push(socket.local_addr()?);
             listeners.push(socket);
         }
+        let groups = Coordinator::open(config.clone(), topics.clone());
+        let around = Around {
+            config: config.clone(),
+            topics: topics.clone(),
+            groups: groups.clone(),
+            ids: Arc::new(ProducerIds::open(topics.clone())?),
+        };
         let shared = Arc::new(Shared {
-            groups: Coordinator::open(config.clone(), topics.clone()),
+            users: Users::open(&topics, config.security.plain.clone())?,
+            groups,
+            transactions: Transactions::open(around),
             cluster_id: cluster_id(&topics)?,
             fetch_sessions: Mutex::new(Sessions::new(config.fetch_sessions)),
-            producer_ids: ProducerIds::open(&topics)?,
             connections: AtomicUsize::new(0),
             config,
             topics,
@@ -98,6 +115,7 @@ impl Broker {
         let (stop, stopping) = watch::channel(false);
         let mut tasks = JoinSet::new();
         tasks.spawn(shared.groups.clone().run_timer(stopping.clone()));
+        tasks.spawn(shared.transactions.clone().run_timer(stopping.clone()));
         tasks.spawn(clean(shared.clone(), stopping.clone()));
         for (i, listener) in listeners.into_iter().enumerate() {
             tasks.spawn(accept(shared.clone(), listener, i, stopping.clone()));
@@ -108,6 +126,15 @@ impl Broker {
     /// The addresses that are listened on, in the order of `listeners`, with the real ports.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.shared.bound
+    }
+
+    /// Gives a user a password, durably, as Kafka's storage tool does with `--add-scram`:
+    /// `SCRAM-SHA-256=[name=alice,password=secret]`. Blocks on the disk. The error is a sentence.
+    pub fn add_scram(&self, text: &str) -> Result<(), String> {
+        let salt = random_uuid().as_bytes().to_vec();
+        let (user, scram, credential) = scram_user(text, salt)?;
+        let Shared { users, topics, .. } = &*self.shared;
+        users.alter(topics, [(user, scram, Some(credential))]).map_err(|e| e.to_string())
     }
 
     #[cfg(test)]
@@ -176,7 +203,7 @@ async fn connect(
     listener: usize,
     stop: watch::Receiver<bool>,
 ) {
-    match connection::serve(shared.clone(), stream, listener, stop).await {
+    match connection::accept(shared.clone(), stream, listener, stop).await {
         Ok(()) | Err(Hangup::Io(_)) => {}
         Err(e) => tracing::info!(%peer, "connection closed: {e}"),
     }
@@ -198,38 +225,6 @@ impl Shared {
             None => (listening.host.clone(), i32::from(port)),
         }
     }
-
-    /// A producer id that was never given out before.
-    pub(crate) fn next_producer_id(&self) -> io::Result<i64> {
-        self.producer_ids.next(&self.topics)
-    }
-}
-
-#[derive(Debug)]
-struct ProducerIds {
-    next: AtomicI64,
-    /// The first one that is not reserved on the disk.
-    reserved: Mutex<i64>,
-}
-
-impl ProducerIds {
-    fn open(topics: &Topics) -> io::Result<ProducerIds> {
-        let text = topics.read_file(PRODUCER_IDS)?.unwrap_or_default();
-        let reserved = String::from_utf8_lossy(&text).trim().parse().unwrap_or(0);
-        Ok(ProducerIds { next: AtomicI64::new(reserved), reserved: Mutex::new(reserved) })
-    }
-
-    fn next(&self, topics: &Topics) -> io::Result<i64> {
-        let mut reserved = self.reserved.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let id = self.next.load(Acquire);
-        if id >= *reserved {
-            let upto = id + PRODUCER_ID_BLOCK;
-            topics.put(PRODUCER_IDS, upto.to_string().as_bytes())?;
-            *reserved = upto;
-        }
-        self.next.store(id + 1, Release);
-        Ok(id)
-    }
 }
 
 /// The id that the cluster has for ever: 16 random bytes in base64url, as Kafka's.
@@ -244,13 +239,5 @@ fn cluster_id(topics: &Topics) -> io::Result<String> {
 
 /// Base64 as Kafka writes ids: URL-safe, without padding.
 pub(crate) fn base64url(bytes: &[u8]) -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let n = chunk.iter().fold(0_u32, |n, b| n << 8 | u32::from(*b)) << (8 * (3 - chunk.len()));
-        for i in 0..=chunk.len() {
-            text.push(char::from(LETTERS[(n >> (18 - 6 * i)) as usize & 63]));
-        }
-    }
-    text
+    BASE64URL_NOPAD.encode(bytes)
 }

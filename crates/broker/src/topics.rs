@@ -11,8 +11,8 @@ use std::{
 };
 
 use dibs_log::{
-    Aborted, AppendError, Appended, Committer, Lost, Origin, PartitionLog, ReadError, Store, TimestampType,
-    TopicError, TopicId,
+    Aborted, AppendError, Appended, Committer, Lost, Marker, Origin, PartitionLog, ProducerInfo, ReadError,
+    Store, TimestampType, TopicError, TopicId,
 };
 use kafka_protocol::ResponseError;
 use uuid::Uuid;
@@ -26,9 +26,20 @@ use crate::{
 /// Threads that commit. They wait for the disk nearly all of their time.
 const COMMITTERS: usize = 2;
 
+/// A topic that belongs to the program around the broker, which commits its partitions itself. Clients read it; they
+/// cannot change, delete or shorten it.
+#[derive(Clone, Debug)]
+pub struct Owned {
+    /// The topic's name.
+    pub topic: String,
+    /// Whether clients may append to it. Never within a transaction: the owner sees a record as soon as it is durable.
+    pub produce: bool,
+}
+
 /// Every topic of the store.
 pub(crate) struct Topics {
     store: Arc<Store>,
+    owned: Arc<[Owned]>,
     committer: Mutex<Option<Committer>>,
     /// Grows when topics come, go or get more partitions.
     version: AtomicU64,
@@ -43,9 +54,23 @@ pub(crate) struct Topic(Arc<dibs_log::Topic>);
 pub(crate) struct Partition(Arc<PartitionLog>);
 
 impl Topics {
-    pub(crate) fn open(store: Arc<Store>) -> io::Result<Topics> {
-        let committer = store.start_committer(COMMITTERS, clock::wall_ms, |_| true)?;
-        Ok(Topics { store, committer: Mutex::new(Some(committer)), version: AtomicU64::new(1) })
+    pub(crate) fn open(store: Arc<Store>, owned: Vec<Owned>) -> io::Result<Topics> {
+        let owned: Arc<[Owned]> = owned.into();
+        let theirs = owned.clone();
+        let pooled = move |topic: &str| !theirs.iter().any(|o| o.topic == topic);
+        let committer = store.start_committer(COMMITTERS, clock::wall_ms, pooled)?;
+        let committer = Mutex::new(Some(committer));
+        Ok(Topics { store, owned, committer, version: AtomicU64::new(1) })
+    }
+
+    /// What the program around the broker says of a topic, if it is its own.
+    pub(crate) fn owned(&self, name: &str) -> Option<&Owned> {
+        self.owned.iter().find(|o| o.topic == name)
+    }
+
+    /// Whether clients may change a topic.
+    fn changeable(&self, name: &str) -> Result<(), ResponseError> {
+        if self.owned(name).is_some() { Err(ResponseError::PolicyViolation) } else { Ok(()) }
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<Topic> {
@@ -79,12 +104,14 @@ impl Topics {
 
     /// Adds partitions, durably, until there are `count`.
     pub(crate) fn add_partitions(&self, name: &str, count: u32) -> Result<(), ResponseError> {
+        self.changeable(name)?;
         let added = self.store.add_partitions(name, count);
         self.version.fetch_add(1, AcqRel);
         added.map_err(|e| topic_error(&e))
     }
 
     pub(crate) fn delete(&self, name: &str) -> Result<(), ResponseError> {
+        self.changeable(name)?;
         let deleted = self.store.delete_topic(name);
         self.version.fetch_add(1, AcqRel);
         deleted.map_err(|e| topic_error(&e))
@@ -92,6 +119,7 @@ impl Topics {
 
     /// Replaces what a topic says itself of its settings, durably.
     pub(crate) fn configure(&self, name: &str, own: TopicConfig) -> Result<(), ResponseError> {
+        self.changeable(name)?;
         self.store.alter_configs(name, |configs| *configs = own).map(drop).map_err(|e| topic_error(&e))
     }
 
@@ -194,6 +222,26 @@ impl Partition {
         self.0.produce(batch, Some(clock::wall_ms()), Origin::Client)
     }
 
+    /// Takes a batch of a client whose transaction this partition is known to be part of.
+    pub(crate) fn append_verified(&self, batch: &[u8]) -> Result<Appended, AppendError> {
+        self.0.produce(batch, Some(clock::wall_ms()), Origin::Verified)
+    }
+
+    /// Takes a batch of one of the broker's coordinators.
+    pub(crate) fn append_own(&self, batch: &[u8]) -> Result<Appended, AppendError> {
+        self.0.produce(batch, None, Origin::Coordinator)
+    }
+
+    /// Ends a transaction here.
+    pub(crate) fn append_marker(&self, marker: &Marker) -> Result<Appended, AppendError> {
+        self.0.append_marker(marker, clock::wall_ms())
+    }
+
+    /// The producers that have written here of late, by id.
+    pub(crate) fn producers(&self) -> Vec<ProducerInfo> {
+        self.0.producers()
+    }
+
     /// Resolves when what was appended is durable, with the time of its commit (ms, −1 if not known), or will
     /// never be.
     pub(crate) async fn durable(&self, appended: Appended) -> Result<i64, Lost> {
@@ -266,6 +314,11 @@ impl Partition {
     /// Whether records have the time of their append.
     pub(crate) fn has_append_time(&self) -> bool {
         self.0.config().timestamp_type == TimestampType::LogAppendTime
+    }
+
+    /// How many commits have failed.
+    pub(crate) fn failures(&self) -> u64 {
+        self.0.failures()
     }
 
     /// The largest batch that is taken, in bytes.

@@ -228,6 +228,7 @@ fn spec() -> impl Strategy<Value = CampaignSpec> {
             codes: if imported { CodeSource::Imported } else { CodeSource::Pattern(Pattern::default()) },
             hold_seconds: hold,
             waitlist,
+            intake: None,
         },
     )
 }

@@ -10,7 +10,8 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use dibs_flow::{FlowConfig, Secret};
+use dibs_broker::BrokerConfig;
+use dibs_flow::{CLAIMS_TOPIC, FlowConfig, Secret};
 use serde::{Deserialize, Serialize};
 
 use crate::http::{Patience, UserSource, Verifier};
@@ -26,6 +27,19 @@ pub(crate) struct ServeArgs {
     /// Address of the HTTP API; port 0 takes a free one [default: 127.0.0.1:8080]
     #[arg(long, env = "DIBS_LISTEN", value_name = "ADDR:PORT")]
     pub(crate) listen: Option<String>,
+
+    /// Address for Kafka's clients, such as 127.0.0.1:9092; port 0 takes a free one [default: none, not served]
+    #[arg(long, env = "DIBS_KAFKA_LISTEN", value_name = "HOST:PORT")]
+    pub(crate) kafka_listen: Option<String>,
+
+    /// A setting of the Kafka side under Kafka's own name, such as num.partitions=4; may be given many times
+    #[arg(long, value_name = "NAME=VALUE")]
+    #[serde(default)]
+    pub(crate) kafka_set: Vec<String>,
+
+    /// A file of settings of the Kafka side, such as Kafka's server.properties
+    #[arg(long, env = "DIBS_KAFKA_CONFIG", value_name = "FILE")]
+    pub(crate) kafka_config: Option<PathBuf>,
 
     /// SQLite file of the ledger [default: ledger.db in the data folder]
     #[arg(long, env = "DIBS_LEDGER", value_name = "FILE")]
@@ -87,6 +101,8 @@ pub(crate) struct ServeArgs {
 pub(crate) struct Config {
     pub(crate) data: PathBuf,
     pub(crate) listen: SocketAddr,
+    /// None where Kafka's clients are not served.
+    pub(crate) kafka: Option<BrokerConfig>,
     pub(crate) ledger: PathBuf,
     pub(crate) admin_key: Option<String>,
     pub(crate) users: UserSource,
@@ -107,6 +123,9 @@ impl ServeArgs {
         Ok(ServeArgs {
             data: self.data.or(file.data),
             listen: self.listen.or(file.listen),
+            kafka_listen: self.kafka_listen.or(file.kafka_listen),
+            kafka_config: self.kafka_config.or(file.kafka_config),
+            kafka_set: if self.kafka_set.is_empty() { file.kafka_set } else { self.kafka_set },
             ledger: self.ledger.or(file.ledger),
             admin_key: self.admin_key.or(file.admin_key),
             user_header: self.user_header.or(file.user_header),
@@ -167,6 +186,9 @@ impl ServeArgs {
                  (or DIBS_ADMIN_KEY), or listen on 127.0.0.1"
             );
         }
+        let kafka =
+            kafka_settings(said.kafka_config.as_deref(), &said.kafka_set, said.kafka_listen.as_deref())?;
+        let kafka = kafka_side(kafka)?;
         let users = match (said.user_header, said.jwt_key) {
             (Some(_), Some(_)) => {
                 bail!("--user-header and --jwt-key exclude each other: who names the user?")
@@ -201,6 +223,7 @@ impl ServeArgs {
         Ok(Config {
             data: said.data.expect("has a default"),
             listen,
+            kafka,
             ledger: said.ledger.expect("has a default"),
             admin_key: said.admin_key,
             users,
@@ -216,6 +239,57 @@ impl ServeArgs {
             secret: secret.transpose()?,
         })
     }
+}
+
+/// Settings of a broker, under Kafka's names: the file's, then those said one by one, then the address. Of one that
+/// is there twice the later counts.
+pub(crate) fn kafka_settings(
+    file: Option<&Path>,
+    set: &[String],
+    listen: Option<&str>,
+) -> anyhow::Result<Vec<(String, String)>> {
+    let pair = |text: &str| {
+        let (name, value) = text.split_once('=').with_context(|| format!("{text:?} is not NAME=VALUE"))?;
+        anyhow::Ok((name.trim().to_owned(), value.trim().to_owned()))
+    };
+    let mut settings = Vec::new();
+    if let Some(file) = file {
+        let text =
+            std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+        // A backslash at its end continues a line.
+        let text = text.replace("\\\r\n", "").replace("\\\n", "");
+        let said = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with(['#', '!']));
+        for line in said {
+            settings.push(pair(line).with_context(|| format!("in {}", file.display()))?);
+        }
+    }
+    for setting in set {
+        settings.push(pair(setting)?);
+    }
+    if let Some(listen) = listen {
+        settings.push(("listeners".to_owned(), format!("PLAINTEXT://{listen}")));
+    }
+    Ok(settings)
+}
+
+/// What serves Kafka's clients, if anything does.
+fn kafka_side(settings: Vec<(String, String)>) -> anyhow::Result<Option<BrokerConfig>> {
+    if settings.is_empty() {
+        return Ok(None);
+    }
+    if !settings.iter().any(|(name, _)| name == "listeners") {
+        bail!(
+            "--kafka-set needs --kafka-listen (or the setting listeners): where are Kafka's clients served?"
+        );
+    }
+    let config = BrokerConfig::new(settings)?;
+    if let Some(open) = config.listeners.iter().find(|l| !l.is_loopback() && !l.protocol.sasl) {
+        bail!(
+            "{open} would let everybody who reaches it write commands into {CLAIMS_TOPIC}, such as to create or \
+             close campaigns: listen on 127.0.0.1, or let clients say who they are (a SASL_SSL listener)"
+        );
+    }
+    Ok(Some(config))
 }
 
 /// `500`, `500/s` or `unlimited`.
@@ -253,6 +327,11 @@ mod tests {
     fn says_what_would_be_right() {
         let rate = ServeArgs { issue_rate: Some("fast".into()), ..Default::default() };
         assert!(wrong(rate).contains("such as 500/s"));
+        let kafka = |set: &str| ServeArgs { kafka_set: vec![set.into()], ..Default::default() };
+        assert!(wrong(kafka("num.partitions=4")).contains("--kafka-listen"));
+        assert!(wrong(kafka("num.partitions")).contains("NAME=VALUE"));
+        assert!(wrong(kafka("listeners=PLAINTEXT://dibs.example.com:0")).contains("127.0.0.1"));
+        assert!(kafka("listeners=PLAINTEXT://[::1]:0").validate().unwrap().kafka.is_some());
         let listen = ServeArgs { listen: Some("localhost".into()), ..Default::default() };
         assert!(wrong(listen).contains("127.0.0.1:8080"));
         assert_eq!(super::rate("500/s").unwrap(), Some(500));

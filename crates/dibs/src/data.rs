@@ -1,6 +1,6 @@
 //! Opening a data folder: the lock, the log, the secret.
 
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use anyhow::{Context, anyhow, bail};
 use dibs_flow::Secret;
@@ -8,11 +8,11 @@ use dibs_log::{DiskStorage, Store, StoreConfig, TOPICS_FILE};
 
 const SECRET: &str = "secret.key";
 
-/// Takes the folder; what recovery found is logged.
-pub(crate) fn open(folder: &Path) -> anyhow::Result<Arc<Store>> {
+/// Takes the folder; what recovery found is logged. `defaults` are configurations of topics that say nothing else.
+pub(crate) fn open(folder: &Path, defaults: BTreeMap<String, String>) -> anyhow::Result<Arc<Store>> {
     let storage = DiskStorage::new(folder)
         .with_context(|| format!("cannot use the data folder {}", folder.display()))?;
-    let store = Store::open(Arc::new(storage), StoreConfig::default())
+    let store = Store::open(Arc::new(storage), StoreConfig { defaults, ..StoreConfig::default() })
         .with_context(|| format!("cannot open the log in {}", folder.display()))?;
     for found in store.recovery() {
         tracing::debug!(?found, "recovered");
@@ -26,7 +26,7 @@ pub(crate) fn open_existing(folder: &Path) -> anyhow::Result<Arc<Store>> {
     if !folder.join(TOPICS_FILE).is_file() {
         return Err(missing(TOPICS_FILE));
     }
-    let store = open(folder)?;
+    let store = open(folder, BTreeMap::new())?;
     let topic = store.topic(dibs_flow::CLAIMS_TOPIC);
     topic.is_some().then_some(store).ok_or_else(|| missing(dibs_flow::CLAIMS_TOPIC))
 }

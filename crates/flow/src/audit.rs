@@ -6,14 +6,15 @@ use std::sync::Arc;
 use dibs_decide::{Campaign, Event, State, Status};
 use dibs_ledger::{Coupon, CouponStatus, Ledger, LedgerError};
 use dibs_log::{Store, batch::Batches};
-use dibs_model::{Offset, Timestamp};
+use dibs_model::Offset;
 use serde::Serialize;
 
 use crate::{
     codes::Codes,
-    flow::CLAIMS_TOPIC,
+    flow::{CLAIMS_TOPIC, places},
     issuer::{coupon, fresh_state},
     receipt,
+    records::{Place, entries},
 };
 
 /// Rows compared at a time.
@@ -77,11 +78,11 @@ pub enum AuditError {
 /// the point that the ledger had reached before the rows were read.
 pub async fn audit<L: Ledger>(store: &Arc<Store>, ledger: &L, codes: &Codes) -> Result<Audit, AuditError> {
     let mut audit = Audit::default();
-    let topic = store.topics().into_iter().find(|(name, _)| name == CLAIMS_TOPIC);
-    for number in 0..topic.map_or(0, |(_, partitions)| partitions) {
+    for place in places(store) {
+        let number = place.number;
         let before = ledger.next_offset(number).await?.unwrap_or(0);
         let log = store.clone();
-        let replay = tokio::task::spawn_blocking(move || decide_log(&log, number, before));
+        let replay = tokio::task::spawn_blocking(move || decide_log(&log, place, before));
         let replayed = replay.await.expect("replaying does not panic").map_err(AuditError::Log)?;
         audit.records += replayed.records;
         audit.not_yet_issued += replayed.later;
@@ -129,35 +130,33 @@ struct Replayed {
 }
 
 /// Decides the partition from the first record up to `to`, and counts what lies beyond.
-fn decide_log(store: &Store, number: u32, to: Offset) -> Result<Replayed, String> {
-    let log = store.partition(CLAIMS_TOPIC, number).expect("the topic has this partition");
+fn decide_log(store: &Store, place: Place, to: Offset) -> Result<Replayed, String> {
+    let log = store.partition(CLAIMS_TOPIC, place.number).expect("the topic has this partition");
     let mut replayed = Replayed { state: fresh_state(), records: 0, later: 0 };
     let mut beyond = None;
-    let (mut buffer, mut events) = (Vec::new(), Vec::new());
+    let (mut buffer, mut unpacked, mut events) = (Vec::new(), Vec::new(), Vec::new());
     let mut next = log.log_start_offset();
     while next < log.high_watermark() {
         buffer.clear();
         log.read(next, 1024 * 1024, &mut buffer).map_err(|e| e.to_string())?;
         for batch in Batches::new(&buffer) {
-            for record in batch.map_err(|e| e.to_string())?.records().map_err(|e| e.to_string())? {
-                let record = record.map_err(|e| e.to_string())?;
-                if record.offset < next {
+            for entry in entries(&batch.map_err(|e| e.to_string())?, &mut unpacked) {
+                if entry.offset < next {
                     continue;
                 }
-                if record.offset >= to && beyond.is_none() {
+                if entry.offset >= to && beyond.is_none() {
                     let (copy, seed) = (replayed.state.snapshot(), replayed.records);
                     beyond = Some(State::restore(&copy, seed).expect("what was just written can be read"));
                 }
                 let state = beyond.as_mut().unwrap_or(&mut replayed.state);
-                let time = Timestamp(record.timestamp);
-                state.apply_record(record.offset, time, record.key, record.value, &mut events);
-                if record.offset >= to {
+                place.apply(state, &entry, &mut events);
+                if entry.offset >= to {
                     replayed.later +=
                         events.iter().filter(|(_, e)| matches!(e, Event::Issue { .. })).count() as u64;
                 }
                 events.clear();
                 replayed.records += 1;
-                next = record.offset + 1;
+                next = entry.offset + 1;
             }
         }
     }
@@ -243,9 +242,8 @@ pub fn check_receipts<'r>(
     public_key: &str,
     audit: &mut Audit,
 ) -> Result<(), AuditError> {
-    let partitions = store.topics().into_iter().find(|(name, _)| name == CLAIMS_TOPIC).map_or(0, |(_, n)| n);
     let states: Result<Vec<State>, String> =
-        (0..partitions).map(|p| decide_log(store, p, Offset::MAX).map(|r| r.state)).collect();
+        places(store).map(|p| decide_log(store, p, Offset::MAX).map(|r| r.state)).collect();
     let states = states.map_err(AuditError::Log)?;
     for text in receipts.filter(|r| !r.trim().is_empty()) {
         audit.receipts += 1;

@@ -13,7 +13,7 @@ use std::{
 use dibs_log::{CommitError, Committed, ReadError, batch::Batches};
 use dibs_model::{Command, Offset, Timestamp, Verdict};
 
-use crate::{intake::Answer, partition::Partition, receipt::Group};
+use crate::{intake::Answer, partition::Partition, receipt::Group, records::entries};
 
 /// Bytes of log read and applied at a time; the state is locked against readers for so long.
 const CHUNK_BYTES: usize = 256 * 1024;
@@ -69,6 +69,8 @@ pub enum TurnError {
 pub struct Decider {
     partition: Arc<Partition>,
     buffer: Vec<u8>,
+    /// What a compressed batch unpacks to.
+    unpacked: Vec<u8>,
     decided: Vec<Decided>,
     events: Vec<(u32, dibs_decide::Event)>,
 }
@@ -83,7 +85,13 @@ struct Decided {
 impl Decider {
     /// A decider that has decided nothing yet.
     pub fn new(partition: Arc<Partition>) -> Decider {
-        Decider { partition, buffer: Vec::new(), decided: Vec::new(), events: Vec::new() }
+        Decider {
+            partition,
+            buffer: Vec::new(),
+            unpacked: Vec::new(),
+            decided: Vec::new(),
+            events: Vec::new(),
+        }
     }
 
     /// Commits what is pending, decides and answers it, and looks at deadlines. Never waits but for the disk.
@@ -123,17 +131,14 @@ impl Decider {
         let mut state = self.partition.state.write().expect("no panic while locked");
         for batch in Batches::new(&self.buffer) {
             let batch = batch.expect("the log was verified");
-            for record in batch.records().expect("the log was verified") {
-                let record = record.expect("the log was verified");
-                if record.offset < state.next_offset() {
+            for entry in entries(&batch, &mut self.unpacked) {
+                if entry.offset < state.next_offset() {
                     continue;
                 }
-                let time = Timestamp(record.timestamp);
-                let verdict =
-                    state.apply_record(record.offset, time, record.key, record.value, &mut self.events);
+                let verdict = self.partition.place.apply(&mut state, &entry, &mut self.events);
                 self.partition.counters.count(verdict);
-                if record.offset >= awaited {
-                    let (offset, timestamp) = (record.offset, state.now());
+                if entry.offset >= awaited {
+                    let (offset, timestamp) = (entry.offset, state.now());
                     self.decided.push(Decided { offset, timestamp, verdict });
                 }
                 self.events.clear();

@@ -20,6 +20,7 @@ use crate::{
     issuer::{IssueError, Issuer, Issuing, Throttle, check_log, fresh_state, snapshot_name},
     partition::Partition,
     receipt::Signatory,
+    records::Place,
     secret::Secret,
 };
 
@@ -110,10 +111,11 @@ impl Flow {
         let codes = Arc::new(Codes::new(secret.clone()));
         load_codes(&store, &codes)?;
         let mut partitions = Vec::new();
-        for number in 0..partition_count(&store, CLAIMS_TOPIC) {
+        for place in places(&store) {
+            let number = place.number;
             let log = store.partition(CLAIMS_TOPIC, number).expect("the topic has this partition");
             let state = restored(&store, number, &log).unwrap_or_else(fresh_state);
-            partitions.push(Arc::new(Partition::new(number, log, state, config)));
+            partitions.push(Arc::new(Partition::new(place, log, state, config)));
         }
         Ok(Flow {
             partitions,
@@ -169,11 +171,12 @@ impl Flow {
         partition: &Partition,
         ledger: &Arc<L>,
     ) -> impl Future<Output = Result<Issuer<L>, IssueError>> + Send + use<L> {
-        let (number, log, ledger) = (partition.number, partition.log.clone(), ledger.clone());
-        let (codes, throttle, store) = (self.codes.clone(), self.throttle.clone(), self.store.clone());
+        let (place, log, ledger) = (partition.place, partition.log.clone(), ledger.clone());
+        let (codes, throttle) = (self.codes.clone(), self.throttle.clone());
+        let (store, clock) = (self.store.clone(), self.clock.clone());
         async move {
-            let state = restored(&store, number, &log);
-            Issuer::start(number, log, ledger, codes, throttle, state, Some(store)).await
+            let state = restored(&store, place.number, &log);
+            Issuer::start(place, log, ledger, codes, throttle, state, Some((store, clock))).await
         }
     }
 
@@ -292,6 +295,11 @@ impl Flow {
         Ok(())
     }
 
+    /// What stamps the log.
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
     /// The data folder.
     pub fn store(&self) -> &Arc<Store> {
         &self.store
@@ -351,9 +359,15 @@ fn partition_count(store: &Store, name: &str) -> u32 {
     store.topics().into_iter().find(|(n, _)| n == name).map_or(0, |(_, count)| count)
 }
 
+/// The partitions of `dibs.claims`; none if the topic is not there.
+pub fn places(store: &Store) -> impl Iterator<Item = Place> + use<> {
+    let partitions = partition_count(store, CLAIMS_TOPIC);
+    (0..partitions).map(move |number| Place { number, partitions })
+}
+
 /// Where Kafka's default partitioner puts a key: murmur2, the sign bit cleared, modulo the partitions.
-pub fn partition_of(key: &str, partitions: u32) -> u32 {
-    (murmur2(key.as_bytes()) & 0x7fff_ffff) % partitions
+pub fn partition_of(key: impl AsRef<[u8]>, partitions: u32) -> u32 {
+    (murmur2(key.as_ref()) & 0x7fff_ffff) % partitions
 }
 
 /// Kafka's murmur2 (seed 0x9747b28c), as in `org.apache.kafka.common.utils.Utils`.

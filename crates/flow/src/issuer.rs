@@ -19,13 +19,19 @@ use dibs_ledger::{
     CampaignState, Change, Coupon, CouponStatus, Lease, Ledger, LedgerBatch, LedgerError, Position,
 };
 use dibs_log::{PartitionLog, Store, batch::Batches};
-use dibs_model::{CampaignId, CodeSource, Offset, Rank, Timestamp};
+use dibs_model::{CampaignId, CodeSource, Offset, Rank, Verdict};
 use tokio::{
     sync::{Notify, watch},
     time::Instant,
 };
 
-use crate::{codes::Codes, partition::Partition};
+use crate::{
+    clock::Clock,
+    codes::Codes,
+    dead_letter::{Cause, DeadLetterError, DeadLetters},
+    partition::Partition,
+    records::{Entry, Place, entries},
+};
 
 /// Bytes of log read at a time.
 const CHUNK_BYTES: usize = 1024 * 1024;
@@ -136,7 +142,7 @@ pub enum IssueError {
 
 /// Writes one partition's decisions into a ledger.
 pub struct Issuer<L> {
-    number: u32,
+    place: Place,
     log: Arc<PartitionLog>,
     ledger: Arc<L>,
     codes: Arc<Codes>,
@@ -144,9 +150,18 @@ pub struct Issuer<L> {
     state: State,
     /// What is read from the log.
     buffer: Vec<u8>,
+    /// What a compressed batch unpacks to.
+    unpacked: Vec<u8>,
     lease: Lease,
-    /// Where the last snapshot stands; `None` where nobody wants one (a replay).
-    snapshots: Option<(Arc<Store>, u64)>,
+    keeping: Option<Keeping>,
+}
+
+/// What an issuer keeps beside the ledger; a replay keeps nothing.
+struct Keeping {
+    store: Arc<Store>,
+    /// Bytes of log since the last snapshot.
+    since: u64,
+    dead: DeadLetters,
 }
 
 /// Whether a log can be the one that a ledger was written from.
@@ -170,15 +185,18 @@ pub fn snapshot_name(partition: u32) -> String {
 impl<L: Ledger> Issuer<L> {
     /// Takes the partition over from whoever had it, and starts where the ledger stands. `state` spares it the
     /// log before that, unless it is newer than the ledger.
+    ///
+    /// With a store, snapshots and dead letters are kept in it, the latter stamped by the clock.
     pub async fn start(
-        number: u32,
+        place: Place,
         log: Arc<PartitionLog>,
         ledger: Arc<L>,
         codes: Arc<Codes>,
         throttle: Arc<Throttle>,
         state: Option<State>,
-        snapshots: Option<Arc<Store>>,
+        keep: Option<(Arc<Store>, Clock)>,
     ) -> Result<Self, IssueError> {
+        let number = place.number;
         let mut wait = BACKOFF.0;
         let lease = loop {
             match ledger.acquire(number).await {
@@ -193,17 +211,14 @@ impl<L: Ledger> Issuer<L> {
         };
         check_log(number, &log, lease.next_offset)?;
         let state = state.filter(|s| s.next_offset() <= lease.next_offset).unwrap_or_else(fresh_state);
-        Ok(Issuer {
-            number,
-            log,
-            ledger,
-            codes,
-            throttle,
-            state,
-            buffer: Vec::new(),
-            lease,
-            snapshots: snapshots.map(|s| (s, 0)),
-        })
+        let keeping = keep.map(|(store, clock)| {
+            let (topic, from) = (log.topic(), lease.next_offset);
+            let dead = DeadLetters::open(&store, topic, number, place.partitions, from, clock)?;
+            Ok(Keeping { store, since: 0, dead })
+        });
+        let keeping = keeping.transpose().map_err(|e: DeadLetterError| IssueError::Log(e.to_string()))?;
+        let (buffer, unpacked) = (Vec::new(), Vec::new());
+        Ok(Issuer { place, log, ledger, codes, throttle, state, buffer, unpacked, lease, keeping })
     }
 
     /// Writes until it is told to finish; then everything that is committed is written.
@@ -254,7 +269,8 @@ impl<L: Ledger> Issuer<L> {
     /// partition, if given, is told how far the issuer is. After an error, or if the future is dropped, the
     /// issuer is of no more use: start another.
     pub async fn step(&mut self, partition: Option<&Partition>) -> Result<usize, IssueError> {
-        let mut buffer = std::mem::take(&mut self.buffer);
+        let (mut buffer, mut unpacked) =
+            (std::mem::take(&mut self.buffer), std::mem::take(&mut self.unpacked));
         buffer.clear();
         let read = self.log.read(self.state.next_offset(), CHUNK_BYTES, &mut buffer);
         read.map_err(|e| IssueError::Log(e.to_string()))?;
@@ -263,18 +279,18 @@ impl<L: Ledger> Issuer<L> {
         let mut events = Vec::new();
         for batch in Batches::new(&buffer) {
             let batch = batch.map_err(|e| IssueError::Log(e.to_string()))?;
-            for record in batch.records().map_err(|e| IssueError::Log(e.to_string()))? {
-                let record = record.map_err(|e| IssueError::Log(e.to_string()))?;
-                if record.offset < self.state.next_offset() {
+            for entry in entries(&batch, &mut unpacked) {
+                if entry.offset < self.state.next_offset() {
                     continue;
                 }
-                let time = Timestamp(record.timestamp);
-                self.state.apply_record(record.offset, time, record.key, record.value, &mut events);
-                for (index, event) in events.drain(..) {
-                    if record.offset >= self.lease.next_offset {
-                        self.changes(index, event, |change| changes.push((record.offset, change)));
+                let verdict = self.place.apply(&mut self.state, &entry, &mut events);
+                if entry.offset >= self.lease.next_offset {
+                    self.bury(&entry, verdict, partition).await;
+                    for (index, event) in events.drain(..) {
+                        self.changes(index, event, |change| changes.push((entry.offset, change)));
                     }
                 }
+                events.clear();
                 if changes.len() >= batch_limit {
                     self.write(&mut changes, partition).await?;
                 }
@@ -282,8 +298,31 @@ impl<L: Ledger> Issuer<L> {
         }
         self.write(&mut changes, partition).await?;
         let bytes = buffer.len();
-        self.buffer = buffer;
+        (self.buffer, self.unpacked) = (buffer, unpacked);
         Ok(bytes)
+    }
+
+    /// Keeps a record that came to nothing as a dead letter.
+    async fn bury(&mut self, entry: &Entry<'_>, verdict: Verdict, partition: Option<&Partition>) {
+        let (Some(keeping), Some(cause)) = (&mut self.keeping, Cause::of(verdict)) else { return };
+        keeping.dead.keep(entry, cause, &self.place.reason(entry, cause));
+        if let Some(p) = partition {
+            p.counters.dead_letters.increment(1);
+        }
+        if keeping.dead.is_full() {
+            self.flush_dead().await;
+        }
+    }
+
+    /// Makes the dead letters durable, tried until they are: the ledger must not go past what is kept nowhere.
+    async fn flush_dead(&mut self) {
+        let Some(keeping) = &mut self.keeping else { return };
+        let mut wait = BACKOFF.0;
+        while let Err(error) = keeping.dead.flush() {
+            tracing::warn!(partition = self.place.number, %error, "trying again");
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(BACKOFF.1);
+        }
     }
 
     /// What an event means to the ledger.
@@ -291,8 +330,10 @@ impl<L: Ledger> Issuer<L> {
         let campaign = self.state.at(index);
         let id = || Arc::from(campaign.id().as_str());
         match event {
-            Event::Campaign => put(Change::Campaign(campaign_row(campaign, self.number))),
-            Event::Issue { rank } => put(Change::Issued(coupon(campaign, rank, self.number, &self.codes))),
+            Event::Campaign => put(Change::Campaign(campaign_row(campaign, self.place.number))),
+            Event::Issue { rank } => {
+                put(Change::Issued(coupon(campaign, rank, self.place.number, &self.codes)))
+            }
             Event::Release { rank, issued: true } => put(Change::Cancelled { campaign: id(), rank }),
             Event::Hold { .. } | Event::Release { .. } => {}
             Event::Redeem { rank, redemption } => {
@@ -323,11 +364,15 @@ impl<L: Ledger> Issuer<L> {
         let coupons = changes.iter().filter(|c| matches!(c.1, Change::Issued(_))).count() as u64;
         let start = Instant::now();
         self.throttle.take(coupons).await;
+        self.flush_dead().await;
         let (from, epoch) = (self.lease.next_offset, self.lease.epoch);
         let changes = std::mem::take(changes);
-        let mut batch = LedgerBatch { partition: self.number, epoch, from, to, changes };
+        let mut batch = LedgerBatch { partition: self.place.number, epoch, from, to, changes };
         self.commit(&mut batch, partition).await?;
         self.lease.next_offset = to;
+        if let Some(keeping) = &mut self.keeping {
+            keeping.dead.forget_before(to);
+        }
         if let Some(p) = partition {
             p.counters.issued.increment(coupons);
             let mut counts = p.issuance.by_campaign.lock().expect("no panic while locked");
@@ -345,7 +390,11 @@ impl<L: Ledger> Issuer<L> {
         Ok(())
     }
 
-    async fn commit(&self, batch: &mut LedgerBatch, partition: Option<&Partition>) -> Result<(), IssueError> {
+    async fn commit(
+        &mut self,
+        batch: &mut LedgerBatch,
+        partition: Option<&Partition>,
+    ) -> Result<(), IssueError> {
         let mut wait = BACKOFF.0;
         loop {
             match self.ledger.commit(batch).await {
@@ -356,9 +405,9 @@ impl<L: Ledger> Issuer<L> {
                 {
                     return Ok(());
                 }
-                Err(LedgerError::Fenced { .. }) => return Err(IssueError::Replaced(self.number)),
+                Err(LedgerError::Fenced { .. }) => return Err(IssueError::Replaced(self.place.number)),
                 Err(error @ LedgerError::Transient { .. }) => {
-                    tracing::warn!(partition = self.number, %error, "the ledger is not available, trying again");
+                    tracing::warn!(partition = self.place.number, %error, "the ledger is not available, trying again");
                     if let Some(p) = partition {
                         p.counters.ledger_retries.increment(1);
                     }
@@ -367,7 +416,8 @@ impl<L: Ledger> Issuer<L> {
                 }
                 Err(error @ LedgerError::Permanent { offset, .. }) => {
                     // One row that the database will never take must not hold up all others.
-                    tracing::error!(partition = self.number, %error, "left out; `dibs audit` names it");
+                    tracing::error!(partition = self.place.number, %error, "left out; `dibs audit` names it");
+                    self.bury_at(offset, &error).await?;
                     if let Some(p) = partition {
                         p.counters.dead_letters.increment(1);
                     }
@@ -381,6 +431,21 @@ impl<L: Ledger> Issuer<L> {
                 Err(error) => return Err(IssueError::Ledger(error)),
             }
         }
+    }
+
+    /// Keeps the record that a row followed from.
+    async fn bury_at(&mut self, offset: Offset, error: &LedgerError) -> Result<(), IssueError> {
+        let Some(keeping) = &mut self.keeping else { return Ok(()) };
+        let (mut buffer, mut unpacked) = (Vec::new(), Vec::new());
+        self.log.read(offset, 1, &mut buffer).map_err(|e| IssueError::Log(e.to_string()))?;
+        for batch in Batches::new(&buffer) {
+            let batch = batch.map_err(|e| IssueError::Log(e.to_string()))?;
+            if let Some(entry) = entries(&batch, &mut unpacked).find(|e| e.offset == offset) {
+                keeping.dead.keep(&entry, Cause::Ledger, &error.to_string());
+            }
+        }
+        self.flush_dead().await;
+        Ok(())
     }
 
     /// What the ledger has already is counted once, from the state, up to where the ledger stands.
@@ -405,11 +470,9 @@ impl<L: Ledger> Issuer<L> {
         self.buffer.clear();
         self.log.read(self.state.next_offset(), CHUNK_BYTES, &mut self.buffer).map_err(|e| log(&e))?;
         for batch in Batches::new(&self.buffer) {
-            for record in batch.map_err(|e| log(&e))?.records().map_err(|e| log(&e))? {
-                let record = record.map_err(|e| log(&e))?;
-                if (self.state.next_offset()..self.lease.next_offset).contains(&record.offset) {
-                    let time = Timestamp(record.timestamp);
-                    self.state.apply_record(record.offset, time, record.key, record.value, &mut events);
+            for entry in entries(&batch.map_err(|e| log(&e))?, &mut self.unpacked) {
+                if (self.state.next_offset()..self.lease.next_offset).contains(&entry.offset) {
+                    self.place.apply(&mut self.state, &entry, &mut events);
                     events.clear();
                 }
             }
@@ -420,15 +483,16 @@ impl<L: Ledger> Issuer<L> {
     /// Keeps the state for the next start, now and then (at once if `read` is 0, as at the end). It never runs ahead
     /// of the ledger, so both the decider and the issuer can start from it.
     pub fn snapshot(&mut self, read: u64) {
-        let Some((store, since)) = &mut self.snapshots else { return };
-        *since += read;
-        if read > 0 && *since < SNAPSHOT_BYTES {
+        let Some(keeping) = &mut self.keeping else { return };
+        keeping.since += read;
+        if read > 0 && keeping.since < SNAPSHOT_BYTES {
             return;
         }
-        *since = 0;
-        if let Err(error) = store.put(&snapshot_name(self.number), &self.state.snapshot()) {
+        keeping.since = 0;
+        let name = snapshot_name(self.place.number);
+        if let Err(error) = keeping.store.put(&name, &self.state.snapshot()) {
             // Costs a longer replay at the next start and nothing else.
-            tracing::warn!(partition = self.number, %error, "cannot keep a snapshot");
+            tracing::warn!(partition = self.place.number, %error, "cannot keep a snapshot");
         }
     }
 }

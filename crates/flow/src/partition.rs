@@ -18,14 +18,16 @@ use crate::{
     counters::Counters,
     flow::FlowConfig,
     gate::{self, Gate},
-    intake::{Answer, Intake, Unanswered},
+    intake::{Answer, Intake, Unanswered, Waiter},
     issuer::Issuance,
+    records::Place,
 };
 
 /// See the module.
 pub struct Partition {
     /// Its number.
     pub number: u32,
+    pub(crate) place: Place,
     pub(crate) log: Arc<PartitionLog>,
     /// Written by the decider alone, a chunk of log at a time.
     pub(crate) state: RwLock<State>,
@@ -52,9 +54,10 @@ pub enum Claimed {
 }
 
 impl Partition {
-    pub(crate) fn new(number: u32, log: Arc<PartitionLog>, state: State, config: &FlowConfig) -> Self {
+    pub(crate) fn new(place: Place, log: Arc<PartitionLog>, state: State, config: &FlowConfig) -> Self {
         Partition {
-            number,
+            number: place.number,
+            place,
             log,
             state: RwLock::new(state),
             intake: Mutex::new(Intake::new(config.in_flight)),
@@ -62,7 +65,7 @@ impl Partition {
             caught_up: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             broken: AtomicBool::new(false),
-            counters: Counters::new(number),
+            counters: Counters::new(place.number),
             clock: config.clock.clone(),
             issuance: Issuance::default(),
             hold_limit: config.hold,
@@ -119,15 +122,26 @@ impl Partition {
 
     /// One user's claim: gate, log, verdict.
     pub async fn claim(&self, campaign: &str, user: &str, key: &str) -> Result<Claimed, Unanswered> {
+        match self.submit(campaign, user, key).await? {
+            Err(verdict) => Ok(Claimed::Refused(verdict)),
+            Ok(waiter) => waiter.await.unwrap_or(Err(Unanswered::Unknown)).map(Claimed::Answered),
+        }
+    }
+
+    /// The first half of a claim: what the gate refuses it with, or where its answer will be. Claims that one task
+    /// submits are in the log in that order.
+    pub(crate) async fn submit(
+        &self,
+        campaign: &str,
+        user: &str,
+        key: &str,
+    ) -> Result<Result<Waiter, Verdict>, Unanswered> {
         if let Some(verdict) = self.admit(campaign, user, key).await? {
             self.counters.refused(verdict);
-            return Ok(Claimed::Refused(verdict));
+            return Ok(Err(verdict));
         }
-        let waiter = {
-            let mut intake = self.intake();
-            SCRATCH.with_borrow_mut(|s| intake.claim(&self.log, s, &campaign.into(), user, key))
-        }?;
-        waiter.await.unwrap_or(Err(Unanswered::Unknown)).map(Claimed::Answered)
+        let mut intake = self.intake();
+        SCRATCH.with_borrow_mut(|s| intake.claim(&self.log, s, &campaign.into(), user, key)).map(Ok)
     }
 
     /// Waits at the gate until it knows the verdict, or admits the claim (`None`).

@@ -29,6 +29,7 @@ async fn create(flow: &Flow, id: &str, codes: CodeSource) {
         codes,
         hold_seconds: 0,
         waitlist: 0,
+        intake: None,
     };
     let answer = flow.partition(id).command(id, &Command::Create(Box::new(spec))).await.ok().unwrap();
     assert_eq!(answer.verdict, Verdict::Created);

@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             batch.transactional();
             sequence += 10;
         }
-        orders.produce(&batch.finish_with((i % 5) as u8)?, None, Origin::Client)?;
+        orders.produce(&batch.finish_with((i % 5) as u8)?, None, Origin::Verified)?;
         if i % 10 == 9 {
             let commit = i % 20 == 9;
             let marker = Marker { producer_id: 4_000, producer_epoch: 0, coordinator_epoch: 3, commit };
@@ -53,7 +53,7 @@ fn compacted(store: &Store) -> Result<(), Box<dyn std::error::Error>> {
         let id = 1 + i % 3;
         batch.producer(id, 0, i as i32 / 3 * 2);
         batch.transactional();
-        log.produce(&batch.finish_with((i % 5) as u8)?, None, Origin::Client)?;
+        log.produce(&batch.finish_with((i % 5) as u8)?, None, Origin::Verified)?;
         if i % 12 > 8 {
             let marker =
                 Marker { producer_id: id, producer_epoch: 0, coordinator_epoch: 0, commit: i % 24 < 12 };

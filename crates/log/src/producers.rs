@@ -45,6 +45,13 @@ pub enum ProducerError {
         /// The producer.
         id: i64,
     },
+    /// A client's batch belongs to a transaction that does not go on here, and nobody has asked its coordinator
+    /// whether it should begin (KIP-890).
+    #[error("producer {id}: the batch is not part of an ongoing transaction")]
+    NotInTransaction {
+        /// The producer.
+        id: i64,
+    },
     /// The marker comes from a transaction coordinator that has been replaced.
     #[error("producer {id}: coordinator epoch {found} is fenced by {current}")]
     CoordinatorFenced {
@@ -63,8 +70,10 @@ pub enum ProducerError {
 /// Who appends a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// A client, whose sequence numbers are checked.
+    /// A client, whose sequence numbers are checked. It can go on with a transaction, and not begin one.
     Client,
+    /// A client whose transaction's coordinator knows that this partition is part of the transaction.
+    Verified,
     /// A coordinator in this process, for a producer: offsets committed in a transaction have no sequence
     /// numbers.
     Coordinator,
@@ -154,6 +163,13 @@ pub struct Marker {
     pub commit: bool,
 }
 
+impl Marker {
+    /// The marker that a control batch holds; `None` if its record is gone or of another kind.
+    pub fn of(batch: &Batch<'_>) -> Option<Marker> {
+        if batch.header.is_control() { read_marker(batch) } else { None }
+    }
+}
+
 /// All producers of a partition, after some offset of the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Producers {
@@ -172,9 +188,13 @@ impl Producers {
     /// have no sequence numbers.
     pub(crate) fn check(&self, batch: &BatchHeader, origin: Origin) -> Result<Option<Known>, ProducerError> {
         let id = batch.producer_id;
-        let Some(producer) = self.known.get(&id) else {
+        let known_producer = self.known.get(&id);
+        let begins = batch.is_transactional()
+            && !known_producer.is_some_and(|p| p.transaction.is_some() && p.epoch == batch.producer_epoch);
+        let unverified = begins && origin == Origin::Client;
+        let Some(producer) = known_producer else {
             // Its records may have been deleted since, or it was idle for long: any number may follow.
-            return Ok(None);
+            return if unverified { Err(ProducerError::NotInTransaction { id }) } else { Ok(None) };
         };
         if batch.producer_epoch == producer.epoch
             && let Some(known) = known(producer, batch)
@@ -192,8 +212,11 @@ impl Producers {
             _ if batch.producer_epoch > producer.epoch => 0,
             last => add_sequence(last, 1),
         };
-        if batch.base_sequence != expected && origin == Origin::Client {
+        if batch.base_sequence != expected && origin != Origin::Coordinator {
             return Err(ProducerError::OutOfOrderSequence { id, found: batch.base_sequence, expected });
+        }
+        if unverified {
+            return Err(ProducerError::NotInTransaction { id });
         }
         Ok(None)
     }

@@ -230,7 +230,7 @@ impl World {
                     *sequence += 1;
                 }
                 let sent =
-                    self.log.produce(&builder.finish_with(codec).unwrap(), None, Origin::Client).unwrap();
+                    self.log.produce(&builder.finish_with(codec).unwrap(), None, Origin::Verified).unwrap();
                 assert!(!sent.duplicate);
                 self.log.commit(self.now).unwrap();
                 self.written.insert(sent.base_offset, (key, value.map(<[u8]>::to_vec), producer));

@@ -84,7 +84,7 @@ fn what_a_failed_commit_drops_may_be_sent_again() {
     let (_store, log) = open(&storage, StoreConfig::default());
     send(&log, 7, 0, 0).unwrap();
     log.commit(1).unwrap();
-    let lost = log.produce(&batch(7, 0, 2, 2, true), None, Origin::Client).unwrap();
+    let lost = log.produce(&batch(7, 0, 2, 2, true), None, Origin::Verified).unwrap();
     assert!(log.has_open_transaction(7));
     storage.fail(Call::Write, 1, 1, 28);
     log.commit(2).unwrap_err();
@@ -104,7 +104,7 @@ fn producers_are_known_after_a_restart_clean_or_not() {
             send(&log, 7, 0, i * 2).unwrap();
             log.commit(i as i64).unwrap();
         }
-        log.produce(&batch(9, 4, 0, 1, true), None, Origin::Client).unwrap();
+        log.produce(&batch(9, 4, 0, 1, true), None, Origin::Verified).unwrap();
         log.commit(100).unwrap();
         assert!(log.segments().len() > 3);
         if !crash {
@@ -124,6 +124,24 @@ fn producers_are_known_after_a_restart_clean_or_not() {
             storage.crash();
         }
     }
+}
+
+#[test]
+fn a_client_alone_goes_on_with_a_transaction_and_begins_none() {
+    let (_store, log) = open(&MemoryStorage::new(0), StoreConfig::default());
+    let send = |epoch, sequence, origin| {
+        log.produce(&batch(7, epoch, sequence, 1, true), None, origin).map(|a| (a.base_offset, a.duplicate))
+    };
+    let refused = Err(AppendError::Producer(ProducerError::NotInTransaction { id: 7 }));
+    assert_eq!(send(0, 0, Origin::Client), refused, "nobody knows of it");
+    assert_eq!(send(0, 0, Origin::Verified), Ok((0, false)));
+    assert_eq!(send(0, 1, Origin::Client), Ok((1, false)));
+    assert_eq!(send(1, 0, Origin::Client), refused, "that was another epoch's transaction");
+    log.append_marker(&end(7, 0, true), 1).unwrap();
+    assert_eq!(send(0, 2, Origin::Client), refused, "it has ended");
+    assert_eq!(send(0, 1, Origin::Client), Ok((1, true)), "what was sent again was in it");
+    assert_eq!(send(0, 2, Origin::Verified), Ok((3, false)));
+    assert!(log.has_open_transaction(7));
 }
 
 #[test]
@@ -313,7 +331,7 @@ impl World {
         let right = if known && known_epoch != epoch { 0 } else { next };
         let sequence = (right + wrong).max(0);
         let sent =
-            self.log.produce(&batch(id, epoch, sequence, records, transactional), Some(9), Origin::Client);
+            self.log.produce(&batch(id, epoch, sequence, records, transactional), Some(9), Origin::Verified);
         let open = self.ahead.is_open(id).is_some();
         match sent {
             Ok(sent) if sent.duplicate => {

@@ -13,6 +13,65 @@ pub enum CodeSource {
     Imported,
 }
 
+/// A plain topic whose records are claims: each value names a user, and nothing else. An application that sends
+/// user ids to a topic of its own need not change to claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IntakeTopic {
+    /// Its name, by Kafka's rules; 1 to [`limits::INTAKE_TOPIC_BYTES`], none of Dibs' own topics.
+    pub topic: Box<str>,
+    /// How a value names a user.
+    pub format: IntakeFormat,
+}
+
+/// How the value of a record names a user.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IntakeFormat {
+    /// As text.
+    #[default]
+    String,
+    /// As Java's `LongSerializer` writes a number: 8 bytes, big-endian. The user's id is the number in decimals.
+    Long,
+    /// As a JSON text or integer, or as an object with a member `user`, `userId` or `user_id` that is one.
+    Json,
+}
+
+impl IntakeFormat {
+    /// All of them.
+    pub const ALL: [IntakeFormat; 3] = [IntakeFormat::String, IntakeFormat::Long, IntakeFormat::Json];
+
+    /// Its stable name.
+    pub fn name(self) -> &'static str {
+        match self {
+            IntakeFormat::String => "string",
+            IntakeFormat::Long => "long",
+            IntakeFormat::Json => "json",
+        }
+    }
+
+    /// The format of a name.
+    pub fn parse(name: &str) -> Option<IntakeFormat> {
+        IntakeFormat::ALL.into_iter().find(|f| f.name() == name)
+    }
+}
+
+impl IntakeTopic {
+    fn check(&self) -> Result<(), SpecError> {
+        let topic = &*self.topic;
+        let wrong = if topic.is_empty() || topic.len() > limits::INTAKE_TOPIC_BYTES {
+            "must have 1 to 245 characters"
+        } else if !topic.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
+            "may have ASCII letters, digits, '.', '_' and '-'"
+        } else if matches!(topic, "." | "..") {
+            "is no topic's name"
+        } else if topic.starts_with("dibs.") || topic.starts_with("__") {
+            "must be a topic of your own; claims to dibs.claims need no intake topic"
+        } else {
+            return Ok(());
+        };
+        Err(SpecError::Intake(wrong))
+    }
+}
+
 /// What a campaign promises. Fixed at creation; `restock`, `pause`, `resume` and `close` are commands of
 /// their own.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +92,8 @@ pub struct CampaignSpec {
     pub hold_seconds: u32,
     /// Claims that may wait for a released or restocked unit, 0 for no waitlist.
     pub waitlist: u64,
+    /// A topic of user ids that claims are taken from too.
+    pub intake: Option<IntakeTopic>,
 }
 
 /// Why a campaign cannot be created.
@@ -56,6 +117,9 @@ pub enum SpecError {
     /// It would close before it opens.
     #[error("closes_at must be later than opens_at")]
     Order,
+    /// The intake topic's name is no good.
+    #[error("intake_topic {0}")]
+    Intake(&'static str),
     /// The code pattern is no good.
     #[error(transparent)]
     Pattern(#[from] PatternError),
@@ -73,6 +137,7 @@ impl CampaignSpec {
         if self.closes_at <= self.opens_at {
             return Err(SpecError::Order);
         }
+        self.intake.as_ref().map_or(Ok(()), IntakeTopic::check)?;
         if let CodeSource::Pattern(pattern) = &self.codes {
             pattern.check_stock(self.stock)?;
         }

@@ -8,7 +8,9 @@ use alloc::{borrow::Cow, boxed::Box, string::String, vec::Vec};
 
 use serde::Deserialize;
 
-use crate::{CampaignSpec, CodeSource, Pattern, Rank, RequestKey, Timestamp, UserId, limits};
+use crate::{
+    CampaignSpec, CodeSource, IntakeFormat, IntakeTopic, Pattern, Rank, RequestKey, Timestamp, UserId, limits,
+};
 
 /// The version of the rules by which `decide` judges a campaign, written into its `create`. An old log is
 /// replayed by the rules it was written under; a version that this program does not know is malformed.
@@ -121,6 +123,10 @@ struct Raw<'a> {
     imported: Option<u64>,
     hold_seconds: Option<u32>,
     waitlist: Option<u64>,
+    #[serde(borrow)]
+    intake_topic: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    intake_format: Option<Cow<'a, str>>,
 }
 
 impl<'a> Command<'a> {
@@ -258,6 +264,15 @@ impl<'a> Raw<'a> {
             (Some(p), _) => CodeSource::Pattern(Pattern::new(p).map_err(|e| Malformed::Field(text(e)))?),
             (None, _) => CodeSource::Pattern(Pattern::default()),
         };
+        let intake = match (self.intake_topic, self.intake_format) {
+            (None, None) => None,
+            (None, Some(_)) => return Err(field("intake_format needs an intake_topic")),
+            (Some(topic), format) => {
+                let format = IntakeFormat::parse(format.as_deref().unwrap_or("string"))
+                    .ok_or_else(|| field("intake_format must be string, long or json"))?;
+                Some(IntakeTopic { topic: topic.into_owned().into(), format })
+            }
+        };
         let spec = CampaignSpec {
             title: self.title.ok_or_else(|| missing("title"))?.into_owned().into(),
             stock: self.stock.ok_or_else(|| missing("stock"))?,
@@ -267,6 +282,7 @@ impl<'a> Raw<'a> {
             codes,
             hold_seconds: self.hold_seconds.unwrap_or(0),
             waitlist: self.waitlist.unwrap_or(0),
+            intake,
         };
         spec.check().map_err(|e| Malformed::Field(text(e)))?;
         Ok(spec)
@@ -299,7 +315,11 @@ fn encode_create(spec: &CampaignSpec, out: &mut Vec<u8>) {
         CodeSource::Pattern(pattern) => o.text("code_pattern", pattern.as_str()),
         CodeSource::Imported => o.raw("imported_codes", b"true"),
     };
-    o.number("hold_seconds", i64::from(spec.hold_seconds)).number("waitlist", spec.waitlist as i64).end();
+    o = o.number("hold_seconds", i64::from(spec.hold_seconds)).number("waitlist", spec.waitlist as i64);
+    if let Some(intake) = &spec.intake {
+        o = o.text("intake_topic", &intake.topic).text("intake_format", intake.format.name());
+    }
+    o.end();
 }
 
 /// Writes one flat JSON object.
@@ -386,9 +406,12 @@ mod tests {
             codes: CodeSource::Pattern(Pattern::default()),
             hold_seconds: 0,
             waitlist: 0,
+            intake: None,
         };
+        let intake = Some(IntakeTopic { topic: "coupon_create".into(), format: IntakeFormat::Long });
         let lines = [
-            Command::Create(Box::new(spec)),
+            Command::Create(Box::new(spec.clone())),
+            Command::Create(Box::new(CampaignSpec { intake, ..spec })),
             Command::Claim { user: "u".into(), key: "".into() },
             Command::Claim { user: "u\"".into(), key: "k".into() },
             Command::Confirm { user: "u".into(), rank: Some(3) },

@@ -12,7 +12,7 @@ pub mod limits;
 pub mod pattern;
 pub mod verdict;
 
-pub use campaign::{CampaignSpec, CodeSource, SpecError};
+pub use campaign::{CampaignSpec, CodeSource, IntakeFormat, IntakeTopic, SpecError};
 pub use command::{Command, Malformed};
 pub use ids::{CampaignId, IdError, Offset, Partition, Rank, RequestKey, Timestamp, UserId};
 pub use pattern::{Pattern, PatternError};

@@ -15,6 +15,8 @@ pub const STOCK: u64 = 1_000_000_000;
 pub const WAITLIST: u64 = 10_000_000;
 /// Largest `per_user_limit`, in coupons held by one user at once.
 pub const PER_USER: u32 = 1_000;
+/// Longest name of a campaign's intake topic, in bytes: Kafka's 249, less the `-dlt` of its dead letters.
+pub const INTAKE_TOPIC_BYTES: usize = 245;
 /// Longest hold, in seconds (30 days).
 pub const HOLD_SECONDS: u32 = 30 * 24 * 3600;
 /// Restock keys remembered by a campaign; older ones are forgotten first.
@@ -35,6 +37,6 @@ const _: () = assert!(STOCK < u32::MAX as u64 / 2);
 const _: () = assert!(USER_ID_BYTES <= u8::MAX as usize);
 const _: () = assert!(REQUEST_KEY_BYTES <= u8::MAX as usize);
 // The longest command (a create, all its text escaped as \u00XX) fits a log value.
-const _: () = assert!(6 * (TITLE_BYTES + CODE_BYTES) + 512 < COMMAND_BYTES);
+const _: () = assert!(6 * (TITLE_BYTES + CODE_BYTES) + INTAKE_TOPIC_BYTES + 512 < COMMAND_BYTES);
 // The same for a claim and for a redeem.
 const _: () = assert!(6 * (USER_ID_BYTES + REQUEST_KEY_BYTES + REDEEMER_BYTES) + 256 < COMMAND_BYTES);

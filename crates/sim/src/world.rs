@@ -515,5 +515,6 @@ fn spec(random: &mut fastrand::Rng) -> CampaignSpec {
         },
         hold_seconds: [0, 0, 1, 4][random.usize(..4)],
         waitlist: [0, 0, 1, 4][random.usize(..4)],
+        intake: None,
     }
 }

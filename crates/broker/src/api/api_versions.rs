@@ -11,7 +11,11 @@ use crate::{connection::Hangup, wire::respond};
 pub(crate) const KEY: i16 = 18;
 
 /// Features that clients ask for by name, as (name, lowest, highest level).
-const FEATURES: &[(&str, i16, i16)] = &[("group.version", 0, 1), ("metadata.version", 7, 27)];
+///
+/// `transaction.version` 2 is what clients go by to end every transaction with a new epoch and to leave out
+/// AddPartitionsToTxn (KIP-890): the versions of the requests alone do not tell them.
+const FEATURES: &[(&str, i16, i16)] =
+    &[("group.version", 0, 1), ("metadata.version", 7, 27), ("transaction.version", 0, 2)];
 
 pub(crate) async fn answer(cx: Context, request: ApiVersionsRequest) -> ApiVersionsResponse {
     let valid = cx.version < 3
@@ -19,9 +23,14 @@ pub(crate) async fn answer(cx: Context, request: ApiVersionsRequest) -> ApiVersi
     if !valid {
         return ApiVersionsResponse::default().with_error_code(ResponseError::InvalidRequest.code());
     }
-    let features = FEATURES.iter().map(|(name, min, max)| {
-        SupportedFeatureKey::default().with_name(text(*name)).with_min_version(*min).with_max_version(*max)
-    });
+    // Clients of older versions choke on a lowest level of 0, so Kafka does not tell them of such a feature.
+    let features =
+        FEATURES.iter().filter(|(_, min, _)| *min > 0 || cx.version >= 4).map(|(name, min, max)| {
+            SupportedFeatureKey::default()
+                .with_name(text(*name))
+                .with_min_version(*min)
+                .with_max_version(*max)
+        });
     let finalized = FEATURES.iter().map(|(name, _, max)| {
         FinalizedFeatureKey::default()
             .with_name(text(*name))

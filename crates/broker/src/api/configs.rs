@@ -137,17 +137,17 @@ fn broker_entry(
     docs: bool,
 ) -> DescribeConfigsResourceResult {
     let set = broker.get(name);
+    let secret = matches!(kind, Type::Password);
+    let shown = |value: &str| (!secret).then(|| text(value));
     let synonym = |value: &str, source| {
-        DescribeConfigsSynonym::default()
-            .with_name(text(name))
-            .with_value(Some(text(value)))
-            .with_source(source)
+        DescribeConfigsSynonym::default().with_name(text(name)).with_value(shown(value)).with_source(source)
     };
     let own = set.map(|value| synonym(value, FROM_STATIC));
     DescribeConfigsResourceResult::default()
         .with_name(text(name))
-        .with_value(Some(text(set.unwrap_or(default))))
+        .with_value(shown(set.unwrap_or(default)))
         .with_read_only(true)
+        .with_is_sensitive(secret)
         .with_config_source(if set.is_some() { FROM_STATIC } else { FROM_DEFAULT })
         .with_config_type(kind.number())
         .with_documentation(docs.then(|| text(doc)))

@@ -9,12 +9,15 @@ use super::{Context, blocking, code, fetch};
 use crate::topics::Partition;
 
 pub(crate) async fn answer(cx: Context, request: DeleteRecordsRequest) -> DeleteRecordsResponse {
+    let owned = |name: &str| cx.shared.topics.owned(name).is_some();
     let mut topics = Vec::with_capacity(request.topics.len());
     for topic in request.topics {
         let mut partitions = Vec::with_capacity(topic.partitions.len());
         for wanted in topic.partitions {
             let done = match cx.shared.topics.get(&topic.name) {
-                Some(t) if t.is_internal() || t.only_compacts() => Err(ResponseError::PolicyViolation),
+                Some(t) if t.is_internal() || t.only_compacts() || owned(&topic.name) => {
+                    Err(ResponseError::PolicyViolation)
+                }
                 Some(t) => match t.partition(wanted.partition_index) {
                     Some(partition) => delete(partition, wanted.offset).await,
                     None => Err(ResponseError::UnknownTopicOrPartition),

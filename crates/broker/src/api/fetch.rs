@@ -118,13 +118,16 @@ fn read(
     check_epoch(wanted.current_leader_epoch)?;
     let from = u64::try_from(wanted.fetch_offset).map_err(|_| ResponseError::OffsetOutOfRange)?;
     let committed = request.isolation_level == 1;
-    let end = if committed { partition.last_stable() } else { partition.high_watermark() };
+    // Looked at first: whatever ends a transaction or is appended after this look moves it.
+    let high_watermark = partition.high_watermark();
+    let last_stable = partition.last_stable().min(high_watermark);
+    let end = if committed { last_stable } else { high_watermark };
     let mut bytes = Vec::new();
     if from < partition.start() || from > partition.high_watermark() {
         return Err(ResponseError::OffsetOutOfRange);
     }
     if from >= end {
-        look.at_end.push((partition.clone(), from));
+        look.at_end.push((partition.clone(), high_watermark.max(from)));
     } else if room > 0 {
         let max = room.min(wanted.partition_max_bytes.max(0) as usize);
         partition.read(from, end, max, &mut bytes).map_err(|e| error_of(&e))?;
@@ -137,13 +140,13 @@ fn read(
         }
         look.bytes += bytes.len();
         if bytes.len() < max {
-            look.at_end.push((partition.clone(), partition.high_watermark().max(from)));
+            look.at_end.push((partition.clone(), high_watermark.max(from)));
         }
     }
     let aborted = if committed { Some(aborted(&partition, from, &bytes)?) } else { None };
     Ok(PartitionData::default()
-        .with_high_watermark(partition.high_watermark() as i64)
-        .with_last_stable_offset(partition.last_stable() as i64)
+        .with_high_watermark(high_watermark as i64)
+        .with_last_stable_offset(last_stable as i64)
         .with_log_start_offset(partition.start() as i64)
         .with_aborted_transactions(aborted)
         .with_records(Some(Bytes::from(bytes))))

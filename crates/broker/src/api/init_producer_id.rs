@@ -1,20 +1,42 @@
-//! InitProducerId: a number for an idempotent producer.
+//! InitProducerId: a number for an idempotent producer, or who a transactional one is from now on.
 
 use kafka_protocol::{
     ResponseError,
     messages::{InitProducerIdRequest, InitProducerIdResponse, ProducerId},
 };
 
-use super::{Context, blocking};
+use super::{Context, blocking, txn::fenced};
+use crate::txn::Producer;
+
+/// The first version that knows `PRODUCER_FENCED`.
+const FENCED: i16 = 4;
 
 pub(crate) async fn answer(cx: Context, request: InitProducerIdRequest) -> InitProducerIdResponse {
-    let none = InitProducerIdResponse::default().with_producer_id(ProducerId(-1)).with_producer_epoch(-1);
-    if request.transactional_id.is_some() {
-        return none.with_error_code(ResponseError::CoordinatorNotAvailable.code());
+    let response = InitProducerIdResponse::default();
+    match init(&cx, request).await {
+        Ok(producer) => {
+            response.with_producer_id(ProducerId(producer.id)).with_producer_epoch(producer.epoch)
+        }
+        Err(e) => response
+            .with_producer_id(ProducerId(-1))
+            .with_producer_epoch(-1)
+            .with_error_code(fenced(e, cx.version >= FENCED).code()),
     }
-    let shared = cx.shared.clone();
-    match blocking(move || shared.next_producer_id().map_err(|_| ResponseError::KafkaStorageError)).await {
-        Ok(id) => InitProducerIdResponse::default().with_producer_id(ProducerId(id)).with_producer_epoch(0),
-        Err(e) => none.with_error_code(e.code()),
-    }
+}
+
+async fn init(cx: &Context, request: InitProducerIdRequest) -> Result<Producer, ResponseError> {
+    let transactions = cx.shared.transactions.clone();
+    let expected = match (request.producer_id.0, request.producer_epoch) {
+        (-1, -1) => None,
+        (-1, _) | (_, -1) => return Err(ResponseError::InvalidRequest),
+        (id, epoch) => Some(Producer { id, epoch }),
+    };
+    let Some(id) = request.transactional_id else {
+        let id = blocking(move || transactions.fresh()()).await?;
+        return Ok(Producer { id, epoch: 0 });
+    };
+    let (mut fresh, timeout) = (transactions.fresh(), request.transaction_timeout_ms);
+    let init =
+        transactions.with(&id, |shard, now, fx| shard.init(now, &id, timeout, expected, &mut fresh, fx));
+    init.await?
 }

@@ -20,7 +20,12 @@ mod membership;
 mod metadata;
 mod offsets;
 mod produce;
+mod sasl;
+mod scram_credentials;
 mod topic_partitions;
+mod txn;
+mod txn_admin;
+mod txn_offsets;
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
@@ -98,23 +103,35 @@ apis! {
     14 0..=5 => membership::sync;
     15 0..=6 => groups::describe;
     16 0..=5 => groups::list;
+    17 0..=1 => sasl::handshake;
     18 0..=4 => api_versions::answer;
     19 2..=7 => create_topics::answer;
     20 1..=6 => delete_topics::answer;
     21 0..=2 => delete_records::answer;
     22 0..=5 => init_producer_id::answer;
     23 2..=4 => list_offsets::answer_epochs;
+    24 0..=5 => txn::add_partitions;
+    25 0..=4 => txn::add_offsets;
+    26 0..=5 => txn::end;
+    27 1..=1 => txn_admin::write_markers;
+    28 0..=5 => txn_offsets::answer;
     32 1..=4 => configs::describe;
     33 0..=2 => configs::alter;
     35 1..=4 => log_dirs::answer;
+    36 0..=2 => sasl::authenticate;
     37 0..=3 => create_partitions::answer;
     42 0..=2 => groups::delete;
     43 0..=2 => leaders::elect;
     44 0..=1 => configs::alter_incrementally;
     46 0..=0 => leaders::reassignments;
     47 0..=0 => offsets::delete;
+    50 0..=0 => scram_credentials::describe;
+    51 0..=0 => scram_credentials::alter;
     55 0..=2 => cluster::quorum;
     60 0..=2 => cluster::answer;
+    61 0..=0 => txn_admin::describe_producers;
+    65 0..=0 => txn_admin::describe;
+    66 0..=2 => txn_admin::list;
     68 0..=1 => consumer_groups::heartbeat;
     69 0..=1 => consumer_groups::describe;
     74 0..=1 => configs::list;
@@ -123,11 +140,15 @@ apis! {
 
 /// Begins to answer a request. An error ends the connection, as it does with Kafka.
 pub(crate) fn begin(shared: &Arc<Shared>, client: &Arc<Client>, frame: Bytes) -> Result<Answering, Hangup> {
+    if client.auth().takes_raw() {
+        return sasl::token(shared, client, &frame);
+    }
     let (header, body) = match read(frame)? {
         Read::Request(header, body) => (header, body),
         Read::UnknownApiVersions(correlation) => return api_versions::unsupported(correlation),
     };
     let RequestHeader { key, version, correlation, client_id } = header;
+    sasl::may(&client.auth(), key)?;
     let client_id = client_id.unwrap_or_default();
     let cx = Context { shared: shared.clone(), client: client.clone(), client_id, version };
     dispatch(key, Call { cx, correlation, body })

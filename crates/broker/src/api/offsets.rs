@@ -102,7 +102,8 @@ pub(crate) async fn fetch(cx: Context, request: OffsetFetchRequest) -> OffsetFet
             };
             topics.into_iter().map(topic).collect()
         });
-        return match fetch_group(&cx, &request.group_id, None, wanted).await {
+        let stable = request.require_stable;
+        return match fetch_group(&cx, &request.group_id, None, wanted, stable).await {
             Ok(topics) => {
                 OffsetFetchResponse::default().with_topics(topics.into_iter().map(single).collect())
             }
@@ -113,7 +114,8 @@ pub(crate) async fn fetch(cx: Context, request: OffsetFetchRequest) -> OffsetFet
     for group in request.groups {
         let response = OffsetFetchResponseGroup::default().with_group_id(group.group_id.clone());
         let member = group.member_id.filter(|_| cx.version >= 9).map(|m| (m.to_string(), group.member_epoch));
-        groups.push(match fetch_group(&cx, &group.group_id, member, group.topics).await {
+        let stable = request.require_stable;
+        groups.push(match fetch_group(&cx, &group.group_id, member, group.topics, stable).await {
             Ok(topics) => response.with_topics(topics),
             Err(e) => response.with_error_code(e.code()),
         });
@@ -141,6 +143,7 @@ async fn fetch_group(
     id: &str,
     member: Option<(String, i32)>,
     wanted: Option<Vec<OffsetFetchRequestTopics>>,
+    stable: bool,
 ) -> Result<Vec<OffsetFetchResponseTopics>, ResponseError> {
     let version = cx.version;
     let found = cx.shared.groups.with(id, |shard, _, _| {
@@ -148,8 +151,12 @@ async fn fetch_group(
             shard.may_fetch(id, &member, epoch)?;
         }
         let offsets = shard.get(id).map(|group| &group.offsets);
-        let entry = |partition: i32, committed: Option<&Committed>| {
+        let entry = |topic: &str, partition: i32, committed: Option<&Committed>| {
+            let unstable = stable && offsets.is_some_and(|o| o.is_unstable(topic, partition));
+            let committed = committed.filter(|_| !unstable);
+            let error = if unstable { ResponseError::UnstableOffsetCommit.code() } else { 0 };
             let response = OffsetFetchResponsePartitions::default().with_partition_index(partition);
+            let response = response.with_error_code(error);
             let epoch = committed.filter(|_| version >= 5).map_or(-1, |c| c.leader_epoch);
             response
                 .with_committed_offset(committed.map_or(-1, |c| c.offset))
@@ -162,7 +169,7 @@ async fn fetch_group(
         Ok(match wanted {
             Some(wanted) => {
                 let of = |t: OffsetFetchRequestTopics| {
-                    let get = |p: &i32| entry(*p, offsets.and_then(|o| o.get(&t.name, *p)));
+                    let get = |p: &i32| entry(&t.name, *p, offsets.and_then(|o| o.get(&t.name, *p)));
                     let partitions = t.partition_indexes.iter().map(get).collect();
                     topic(t.name.clone(), partitions)
                 };
@@ -171,7 +178,7 @@ async fn fetch_group(
             None => {
                 let all = offsets.into_iter().flat_map(|o| o.iter());
                 all.map(|(name, ps)| {
-                    topic(topic_name(name), ps.iter().map(|(p, c)| entry(*p, Some(c))).collect())
+                    topic(topic_name(name), ps.iter().map(|(p, c)| entry(name, *p, Some(c))).collect())
                 })
                 .collect()
             }

@@ -15,6 +15,7 @@ use super::{Answering, Call, Context, text, unencodable};
 use crate::{
     connection::Hangup,
     topics::{Partition, Topic},
+    txn::{EPOCH_BUMP, Producer, TopicPartition},
     wire::{Versions, respond},
 };
 
@@ -33,6 +34,8 @@ struct Item {
 enum State {
     /// Too much is waiting there; to be tried again.
     Full(Partition, Bytes),
+    /// It would begin a transaction there, of which the coordinator has to know.
+    Unverified(Partition, Bytes),
     Appended(Partition, Appended),
     Refused(ResponseError, String),
 }
@@ -40,39 +43,44 @@ enum State {
 struct Batches {
     name: TopicName,
     id: Uuid,
+    /// The topic's name, however the request calls it.
+    topic: String,
     items: Vec<Item>,
 }
 
 pub(crate) fn begin(mut call: Call) -> Result<Answering, Hangup> {
     let request: ProduceRequest = call.decode()?;
     let (acks, version, correlation) = (request.acks, call.cx.version, call.correlation);
-    let mut topics: Vec<Batches> =
-        request.topic_data.into_iter().map(|topic| append_all(&call.cx, topic, acks)).collect();
+    let transaction = request.transactional_id.map(|id| id.to_string());
+    let is_named = transaction.is_some();
+    let append = |topic| append_all(&call.cx, topic, acks, is_named);
+    let mut topics: Vec<Batches> = request.topic_data.into_iter().map(append).collect();
     let items = || topics.iter().flat_map(|t| &t.items);
-    let full = items().any(|i| matches!(i.state, State::Full(..)));
+    let waits = items().any(|i| matches!(i.state, State::Full(..) | State::Unverified(..)));
+    let cx = call.cx;
     if acks == 0 {
         if items().any(|i| matches!(i.state, State::Refused(..))) {
             // There is no answer that could carry the error.
             return Err(Hangup::Refused("a batch of a request with acks=0 was refused".into()));
         }
         let future = async move {
-            retry_full(&mut topics).await;
+            settle(&cx, transaction.as_deref(), &mut topics).await;
             Ok(None)
         };
-        return Ok(Answering { future: Box::pin(future), pipelined: !full });
+        return Ok(Answering { future: Box::pin(future), pipelined: !waits });
     }
     let future = async move {
-        if full {
-            retry_full(&mut topics).await;
+        if waits {
+            settle(&cx, transaction.as_deref(), &mut topics).await;
         }
         let response = finish(topics).await;
         respond(correlation, version, &response).map(Some).map_err(unencodable)
     };
-    // What had no room is appended later: until then nothing behind it may be.
-    Ok(Answering { future: Box::pin(future), pipelined: !full })
+    // What has to wait is appended later: until then nothing behind it may be.
+    Ok(Answering { future: Box::pin(future), pipelined: !waits })
 }
 
-fn append_all(cx: &Context, data: TopicProduceData, acks: i16) -> Batches {
+fn append_all(cx: &Context, data: TopicProduceData, acks: i16, is_named: bool) -> Batches {
     let topics = &cx.shared.topics;
     let by_id = cx.version >= 13;
     let topic = if by_id { topics.by_id(data.topic_id) } else { topics.get(&data.name) };
@@ -81,7 +89,7 @@ fn append_all(cx: &Context, data: TopicProduceData, acks: i16) -> Batches {
         let index = partition.index;
         let state = if matches!(acks, -1..=1) {
             match &topic {
-                Some(topic) => append(cx, topic, partition),
+                Some(topic) => append(cx, topic, partition, is_named),
                 None => State::Refused(missing, String::new()),
             }
         } else {
@@ -90,10 +98,11 @@ fn append_all(cx: &Context, data: TopicProduceData, acks: i16) -> Batches {
         Item { index, state }
     };
     let items = data.partition_data.into_iter().map(append).collect();
-    Batches { name: data.name, id: data.topic_id, items }
+    let name = topic.as_ref().map_or_else(String::new, |t| t.name().to_owned());
+    Batches { name: data.name, id: data.topic_id, topic: name, items }
 }
 
-fn append(cx: &Context, topic: &Topic, data: PartitionProduceData) -> State {
+fn append(cx: &Context, topic: &Topic, data: PartitionProduceData, is_named: bool) -> State {
     let refused = |e: ResponseError, why: &str| State::Refused(e, why.to_owned());
     let Some(partition) = topic.partition(data.index) else {
         return refused(ResponseError::UnknownTopicOrPartition, "");
@@ -101,21 +110,29 @@ fn append(cx: &Context, topic: &Topic, data: PartitionProduceData) -> State {
     if topic.is_internal() {
         return refused(ResponseError::InvalidTopicException, "The broker writes this topic itself.");
     }
+    let owned = cx.shared.topics.owned(topic.name());
+    if owned.is_some_and(|o| !o.produce) {
+        return refused(ResponseError::TopicAuthorizationFailed, "This topic is for reading.");
+    }
     let batch = data.records.unwrap_or_default();
+    if owned.is_some() && BatchHeader::parse(&batch).is_ok_and(|header| header.is_transactional()) {
+        let why = "This topic takes no transactions: a record counts as soon as it is durable.";
+        return refused(ResponseError::InvalidRecord, why);
+    }
     if batch.is_empty() {
         return refused(ResponseError::InvalidRecord, "Produce request has no record batches");
     }
     if batch.len() > partition.max_message_bytes() {
         return refused(ResponseError::MessageTooLarge, "");
     }
-    if let Err((error, why)) = check(cx, &batch) {
+    if let Err((error, why)) = check(cx, &batch, is_named) {
         return State::Refused(error, why);
     }
     try_append(partition, batch)
 }
 
 /// What the log does not look at: whether a client may send such a batch to such a topic.
-fn check(cx: &Context, bytes: &[u8]) -> Result<(), (ResponseError, String)> {
+fn check(cx: &Context, bytes: &[u8], is_named: bool) -> Result<(), (ResponseError, String)> {
     let invalid = |why: &str| Err((ResponseError::InvalidRecord, why.to_owned()));
     let Ok(header) = BatchHeader::parse(bytes) else { return Ok(()) };
     if header.is_control() {
@@ -131,9 +148,8 @@ fn check(cx: &Context, bytes: &[u8]) -> Result<(), (ResponseError, String)> {
     if header.size() != bytes.len() {
         return invalid("Produce requests are allowed to contain exactly one record batch per partition");
     }
-    if header.is_transactional() {
-        let why = "There are no transactions here yet";
-        return Err((ResponseError::InvalidTxnState, why.to_owned()));
+    if header.is_transactional() && !is_named {
+        return Err((ResponseError::TransactionalIdAuthorizationFailed, String::new()));
     }
     Ok(())
 }
@@ -142,18 +158,67 @@ fn try_append(partition: Partition, batch: Bytes) -> State {
     match partition.append(&batch) {
         Ok(appended) => State::Appended(partition, appended),
         Err(AppendError::Full) => State::Full(partition, batch),
+        Err(AppendError::Producer(ProducerError::NotInTransaction { .. })) => {
+            State::Unverified(partition, batch)
+        }
         Err(e) => State::Refused(error_of(&e), e.to_string()),
     }
 }
 
-async fn retry_full(topics: &mut [Batches]) {
-    for item in topics.iter_mut().flat_map(|t| &mut t.items) {
-        while let State::Full(partition, batch) = &item.state {
-            let (partition, batch) = (partition.clone(), batch.clone());
-            if let Some(waiting) = partition.newest_pending() {
-                partition.room(waiting).await;
+/// Appends what could not be appended at once.
+async fn settle(cx: &Context, transaction: Option<&str>, topics: &mut [Batches]) {
+    for topic in topics {
+        for item in &mut topic.items {
+            loop {
+                item.state = match &item.state {
+                    State::Full(partition, batch) => {
+                        let (partition, batch) = (partition.clone(), batch.clone());
+                        if let Some(waiting) = partition.newest_pending() {
+                            partition.room(waiting).await;
+                        }
+                        try_append(partition, batch)
+                    }
+                    State::Unverified(partition, batch) => {
+                        let (partition, batch) = (partition.clone(), batch.clone());
+                        let of = (topic.topic.clone(), item.index);
+                        verify(cx, transaction.unwrap_or_default(), of, partition, batch).await
+                    }
+                    State::Appended(..) | State::Refused(..) => break,
+                };
             }
-            item.state = try_append(partition, batch);
+        }
+    }
+}
+
+/// Appends the first batch of a transaction to a partition, if the transaction's coordinator knows that it is part
+/// of it. From version 12 on, sending the batch makes it so (KIP-890).
+async fn verify(
+    cx: &Context,
+    transaction: &str,
+    of: TopicPartition,
+    partition: Partition,
+    batch: Bytes,
+) -> State {
+    let Ok(header) = BatchHeader::parse(&batch) else {
+        return State::Refused(ResponseError::CorruptMessage, String::new());
+    };
+    let producer = Producer { id: header.producer_id, epoch: header.producer_epoch };
+    let adds = (cx.version >= 12).then_some(EPOCH_BUMP);
+    let append = || partition.append_verified(&batch);
+    match cx.shared.transactions.within(transaction, producer, &of, adds, append).await {
+        Ok(Ok(appended)) => State::Appended(partition, appended),
+        Ok(Err(AppendError::Full)) => State::Full(partition, batch),
+        Ok(Err(e)) => State::Refused(error_of(&e), e.to_string()),
+        Err(e) => {
+            let told = match e {
+                ResponseError::ProducerFenced => ResponseError::InvalidProducerEpoch,
+                ResponseError::TransactionAbortable if cx.version < 11 => ResponseError::InvalidTxnState,
+                // Older clients try again after this one only.
+                ResponseError::ConcurrentTransactions if cx.version < 12 => ResponseError::NotEnoughReplicas,
+                ResponseError::CoordinatorNotAvailable => ResponseError::NotEnoughReplicas,
+                e => e,
+            };
+            State::Refused(told, format!("the partition is not known to be part of the transaction: {e}"))
         }
     }
 }
@@ -191,12 +256,12 @@ async fn finish_one(item: Item) -> PartitionProduceResponse {
             Err(e @ Lost::Closed) => refused(ResponseError::NotLeaderOrFollower, e.to_string()),
         },
         State::Refused(error, why) => refused(error, why),
-        State::Full(..) => refused(ResponseError::KafkaStorageError, String::new()),
+        State::Full(..) | State::Unverified(..) => refused(ResponseError::KafkaStorageError, String::new()),
     }
 }
 
 /// What a client is told about an append that failed.
-fn error_of(error: &AppendError) -> ResponseError {
+pub(super) fn error_of(error: &AppendError) -> ResponseError {
     match error {
         AppendError::TooLarge { .. } => ResponseError::MessageTooLarge,
         AppendError::Invalid(BatchError::Magic(_)) => ResponseError::UnsupportedForMessageFormat,
@@ -208,7 +273,9 @@ fn error_of(error: &AppendError) -> ResponseError {
         AppendError::Producer(e) => match e {
             ProducerError::OutOfOrderSequence { .. } => ResponseError::OutOfOrderSequenceNumber,
             ProducerError::InvalidEpoch { .. } => ResponseError::InvalidProducerEpoch,
-            ProducerError::InvalidTransactionState { .. } => ResponseError::InvalidTxnState,
+            ProducerError::InvalidTransactionState { .. } | ProducerError::NotInTransaction { .. } => {
+                ResponseError::InvalidTxnState
+            }
             ProducerError::CoordinatorFenced { .. } => ResponseError::TransactionCoordinatorFenced,
             ProducerError::Control => ResponseError::InvalidRecord,
         },

@@ -9,6 +9,7 @@ use super::{SERVED, begin, produce};
 use crate::{
     BrokerConfig,
     connection::{Client, Hangup},
+    security::sasl::Auth,
     server::{Broker, Shared},
     wire::{Versions, samples, shape},
 };
@@ -21,7 +22,7 @@ async fn broker() -> (Broker, Arc<Client>) {
         ("offsets.topic.num.partitions", "2"),
     ];
     let broker = Broker::start(Arc::new(store), BrokerConfig::new(settings).unwrap()).await.unwrap();
-    let client = Client { host: "/127.0.0.1".into(), listener: 0, local: broker.addresses()[0] };
+    let client = Client::new("/127.0.0.1".into(), 0, broker.addresses()[0], Auth::open(None));
     (broker, Arc::new(client))
 }
 

@@ -1,12 +1,16 @@
 //! The broker's own settings: parsed low (names and texts), then validated once into what is used.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use super::{
+    security::{self, Security},
     topic::TOPIC_SETTINGS,
     value::{Type, check},
 };
-use crate::group::consumer::assign::Assignor;
+use crate::{group::consumer::assign::Assignor, security::Protocol};
 
 /// One setting of the broker.
 #[derive(Debug)]
@@ -29,6 +33,8 @@ macro_rules! settings {
 }
 
 settings! {
+    "add.partitions.to.txn.retry.backoff.max.ms", Type::Int(0, INT), "100",
+        "How long a new transaction waits at most for the end of the one before, in ms.";
     "advertised.listeners", Type::List, "", "The addresses told to clients, where they differ from listeners.";
     "auto.create.topics.enable", Type::Bool, "true", "Whether asking for a topic makes it.";
     "broker.id", Type::Int(0, INT), "1", "The broker's number.";
@@ -56,7 +62,8 @@ settings! {
     "group.max.session.timeout.ms", Type::Int(1, INT), "1800000", "The longest session time-out of a member.";
     "group.max.size", Type::Int(1, INT), "2147483647", "The most members of a classic group.";
     "group.min.session.timeout.ms", Type::Int(1, INT), "6000", "The shortest session time-out of a member.";
-    "listener.security.protocol.map", Type::Text, "PLAINTEXT:PLAINTEXT",
+    "listener.security.protocol.map", Type::Text,
+        "PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_PLAINTEXT:SASL_PLAINTEXT,SASL_SSL:SASL_SSL",
         "Which security protocol each named listener speaks.";
     "listeners", Type::List, "PLAINTEXT://127.0.0.1:9092", "Where connections are accepted.";
     "log.retention.check.interval.ms", Type::Long(1, MAX), "300000",
@@ -74,11 +81,35 @@ settings! {
     "offsets.retention.minutes", Type::Int(1, INT), "10080", "How long an idle group's offsets are kept.";
     "offsets.topic.num.partitions", Type::Int(1, 10_000), "50", "Partitions of __consumer_offsets.";
     "offsets.topic.segment.bytes", Type::Int(1, INT), "104857600", "Segment size of __consumer_offsets.";
+    "plain.sasl.jaas.config", Type::Password, "",
+        "The users of PLAIN: PlainLoginModule required user_NAME=\"PASSWORD\" …;";
+    "sasl.enabled.mechanisms", Type::SomeOf(&["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]), "",
+        "The SASL mechanisms that clients may use.";
+    "ssl.client.auth", Type::OneOf(&["none", "requested", "required"]), "none",
+        "Whether clients have to show a certificate.";
+    "ssl.keystore.certificate.chain", Type::Password, "", "The server's certificates, in PEM.";
+    "ssl.keystore.key", Type::Password, "", "The server's private key, in PEM.";
+    "ssl.keystore.location", Type::Text, "", "A PEM file with the server's private key and certificates.";
+    "ssl.keystore.type", Type::Text, "JKS", "The form of the key store; it must be PEM.";
+    "ssl.truststore.certificates", Type::Password, "", "The certificates that clients' are checked with, in PEM.";
+    "ssl.truststore.location", Type::Text, "", "A PEM file with the certificates that clients' are checked with.";
+    "ssl.truststore.type", Type::Text, "JKS", "The form of the trust store; it must be PEM.";
     "socket.request.max.bytes", Type::Int(1024, INT), "104857600", "The largest request, in bytes.";
+    "transaction.abort.timed.out.transaction.cleanup.interval.ms", Type::Int(1, INT), "10000",
+        "How often transactions that have timed out are aborted, in ms.";
+    "transaction.max.timeout.ms", Type::Int(1, INT), "900000",
+        "The longest time-out of transactions that a producer may ask for, in ms.";
+    "transaction.remove.expired.transaction.cleanup.interval.ms", Type::Int(1, INT), "3600000",
+        "How often expired transactional ids are looked for, in ms.";
+    "transaction.state.log.num.partitions", Type::Int(1, 10_000), "50", "Partitions of __transaction_state.";
+    "transaction.state.log.segment.bytes", Type::Int(1, INT), "104857600", "Segment size of __transaction_state.";
+    "transactional.id.expiration.ms", Type::Int(1, INT), "604800000",
+        "A transactional id that is idle so long is forgotten, in ms.";
 }
 
 /// Kafka's settings that have no meaning here: clusters, controllers, thread pools, sockets' buffers.
 const WITHOUT_MEANING: &[&str] = &[
+    "add.partitions.to.txn.retry.backoff.ms",
     "default.replication.factor",
     "background.threads",
     "broker.heartbeat.interval.ms",
@@ -145,6 +176,22 @@ pub struct Listener {
     pub host: String,
     /// Port; 0 takes a free one.
     pub port: u16,
+    /// What it speaks.
+    pub protocol: Protocol,
+}
+
+impl Listener {
+    /// Whether only programs of this machine can reach it.
+    pub fn is_loopback(&self) -> bool {
+        let address = self.host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+        self.host == "localhost" || address.is_ok_and(|ip| ip.is_loopback())
+    }
+}
+
+impl fmt::Display for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}:{}", self.name, self.host, self.port)
+    }
 }
 
 /// The broker's settings, validated.
@@ -158,6 +205,7 @@ pub struct BrokerConfig {
     pub listeners: Vec<Listener>,
     /// What clients are told, by listener's name; a listener that is missing is told as it is.
     pub advertised: Vec<Listener>,
+    pub(crate) security: Security,
     pub(crate) node_id: i32,
     pub(crate) auto_create: bool,
     pub(crate) delete_topic: bool,
@@ -177,6 +225,12 @@ pub struct BrokerConfig {
     pub(crate) initial_rebalance_ms: i32,
     pub(crate) group_max_size: usize,
     pub(crate) request_partitions: usize,
+    pub(crate) add_partitions_wait_ms: u64,
+    pub(crate) transactions_partitions: u32,
+    pub(crate) transaction_max_ms: i32,
+    pub(crate) transaction_check_ms: u64,
+    pub(crate) transactional_id_ms: i64,
+    pub(crate) transactional_id_check_ms: u64,
     pub(crate) fetch_sessions: usize,
     pub(crate) consumer: ConsumerGroupConfig,
 }
@@ -270,26 +324,13 @@ impl BrokerConfig {
         };
         let int = |name: &str| text(name).parse::<i64>().unwrap_or_default();
         let bool = |name: &str| text(name).eq_ignore_ascii_case("true");
-        let listeners = parse_listeners("listeners", text("listeners"))?;
+        let mut listeners = parse_listeners("listeners", text("listeners"))?;
         if listeners.is_empty() {
             return Err(ConfigError::Value("listeners must name at least one address".into()));
         }
-        for entry in text("listener.security.protocol.map").split(',').filter(|e| !e.is_empty()) {
-            if !matches!(
-                entry.split_once(':'),
-                Some((_, "PLAINTEXT" | "SSL" | "SASL_PLAINTEXT" | "SASL_SSL"))
-            ) {
-                return Err(ConfigError::Value(format!(
-                    "listener.security.protocol.map: {entry:?} is not NAME:PROTOCOL"
-                )));
-            }
-            if let Some((name, protocol)) = entry.split_once(':')
-                && protocol != "PLAINTEXT"
-                && listeners.iter().any(|l| l.name == name)
-            {
-                return Err(ConfigError::Value(format!("listener {name}: {protocol} is not supported")));
-            }
-        }
+        security::set_protocols(&mut listeners, text("listener.security.protocol.map"))
+            .map_err(ConfigError::Value)?;
+        let security = Security::read(&listeners, &set).map_err(ConfigError::Value)?;
         let advertised = parse_listeners("advertised.listeners", text("advertised.listeners"))?;
         for listener in &advertised {
             if !listeners.iter().any(|l| l.name == listener.name) {
@@ -332,10 +373,18 @@ impl BrokerConfig {
             initial_rebalance_ms: int("group.initial.rebalance.delay.ms") as i32,
             group_max_size: int("group.max.size") as usize,
             request_partitions: int("max.request.partition.size.limit") as usize,
+            add_partitions_wait_ms: int("add.partitions.to.txn.retry.backoff.max.ms") as u64,
+            transactions_partitions: int("transaction.state.log.num.partitions") as u32,
+            transaction_max_ms: int("transaction.max.timeout.ms") as i32,
+            transaction_check_ms: int("transaction.abort.timed.out.transaction.cleanup.interval.ms") as u64,
+            transactional_id_ms: int("transactional.id.expiration.ms"),
+            transactional_id_check_ms: int("transaction.remove.expired.transaction.cleanup.interval.ms")
+                as u64,
             fetch_sessions: int("max.incremental.fetch.session.cache.slots") as usize,
             consumer: ConsumerGroupConfig::validate(text)?,
             listeners,
             advertised,
+            security,
             set,
             warnings,
         })
@@ -378,6 +427,7 @@ const COARSE: &[(&str, &str, i64)] = &[
 ];
 
 fn kind_of(name: &str) -> Option<Type> {
+    let name = security::without_listener(name);
     let own = BROKER_SETTINGS.iter().find(|s| s.name == name).map(|s| s.kind);
     let topics = || TOPIC_SETTINGS.iter().find(|s| s.broker == Some(name)).map(|s| s.kind);
     let coarse = || COARSE.iter().any(|c| c.0 == name).then_some(Type::Int(-1, INT));
@@ -385,7 +435,8 @@ fn kind_of(name: &str) -> Option<Type> {
 }
 
 fn has_no_meaning(name: &str) -> bool {
-    const PREFIXES: [&str; 11] = [
+    const PREFIXES: [&str; 12] = [
+        "sasl.",
         "controller.",
         "replica.",
         "remote.log.",
@@ -398,6 +449,7 @@ fn has_no_meaning(name: &str) -> bool {
         "transaction.",
         "transactional.",
     ];
+    let name = security::without_listener(name);
     WITHOUT_MEANING.contains(&name) || PREFIXES.iter().any(|p| name.starts_with(p))
 }
 
@@ -444,7 +496,8 @@ fn parse_listeners(name: &str, text: &str) -> Result<Vec<Listener>, ConfigError>
         if listeners.iter().any(|l| l.name == listener) {
             return Err(wrong("names a listener twice"));
         }
-        listeners.push(Listener { name: listener.to_owned(), host: host.to_owned(), port });
+        let protocol = Protocol::default();
+        listeners.push(Listener { name: listener.to_owned(), host: host.to_owned(), port, protocol });
     }
     Ok(listeners)
 }

@@ -1,6 +1,7 @@
 //! The broker's settings, under Kafka's own names.
 
 mod broker;
+mod security;
 mod topic;
 mod value;
 

@@ -9,6 +9,8 @@ pub(crate) enum Type {
     Long(i64, i64),
     Double,
     Text,
+    /// A secret: shown to nobody.
+    Password,
     List,
     /// One of these.
     OneOf(&'static [&'static str]),
@@ -26,6 +28,7 @@ impl Type {
             Type::Long(..) => 5,
             Type::Double => 6,
             Type::List | Type::SomeOf(_) => 7,
+            Type::Password => 9,
         }
     }
 

@@ -11,7 +11,7 @@ mod members;
 pub(crate) mod offsets;
 pub(crate) mod record;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use kafka_protocol::ResponseError;
@@ -70,6 +70,10 @@ pub(crate) enum Answer {
 pub(crate) struct Shard {
     rules: Rules,
     groups: BTreeMap<String, Group>,
+    /// Producers whose open transactions hold offsets, and in which groups.
+    transactions: BTreeMap<i64, BTreeSet<String>>,
+    /// How many offsets were held so far: their order.
+    held: u64,
 }
 
 /// One group: its members, and the offsets it has committed.
@@ -88,7 +92,7 @@ impl Group {
 
 impl Shard {
     pub(crate) fn new(rules: Rules) -> Shard {
-        Shard { rules, groups: BTreeMap::new() }
+        Shard { rules, groups: BTreeMap::new(), transactions: BTreeMap::new(), held: 0 }
     }
 
     pub(crate) fn get(&self, group: &str) -> Option<&Group> {
@@ -369,6 +373,54 @@ impl Shard {
         }
     }
 
+    /// Whether offsets may be committed in a transaction by this member, or by nobody in particular: older
+    /// clients do not say who they are.
+    pub(crate) fn may_commit_in_transaction(
+        &mut self,
+        now: Now,
+        id: &str,
+        member: &str,
+        instance: Option<&str>,
+        generation: i32,
+    ) -> Result<(), ResponseError> {
+        let anonymous = generation < 0 && member.is_empty() && instance.is_none();
+        if anonymous && self.groups.contains_key(id) {
+            return Ok(());
+        }
+        match self.may_commit(now, id, member, instance, generation) {
+            // What was consumed in a generation may be committed until the next one is complete.
+            Err(ResponseError::RebalanceInProgress) => Ok(()),
+            Err(ResponseError::StaleMemberEpoch) => Err(ResponseError::IllegalGeneration),
+            done => done,
+        }
+    }
+
+    /// Holds an offset for a producer until its transaction ends, after [`Shard::may_commit_in_transaction`] or
+    /// when read from the log.
+    pub(crate) fn hold(
+        &mut self,
+        producer: i64,
+        id: &str,
+        topic: &str,
+        partition: i32,
+        value: offsets::Committed,
+    ) {
+        self.held += 1;
+        self.transactions.entry(producer).or_default().insert(id.to_owned());
+        let group = self.groups.entry(id.to_owned()).or_default();
+        group.offsets.hold(producer, self.held, topic.to_owned(), partition, value);
+    }
+
+    /// Ends a producer's transaction: what it held is committed or gone.
+    pub(crate) fn end_transaction(&mut self, producer: i64, commit: bool) {
+        for id in self.transactions.remove(&producer).into_iter().flatten() {
+            if let Some(group) = self.groups.get_mut(&id) {
+                group.offsets.end_transaction(producer, commit);
+            }
+        }
+        self.forget_blank();
+    }
+
     /// Whether this is a member with epochs: of the consumer protocol.
     pub(crate) fn has_epochs(&self, id: &str, member: &str) -> bool {
         let Some(Group { members: Members::Consumer(consumer), .. }) = self.groups.get(id) else {
@@ -520,4 +572,4 @@ fn not_consumer(id: &str) -> Refused {
 pub(crate) type Protocol = (String, Bytes);
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

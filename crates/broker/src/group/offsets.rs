@@ -1,6 +1,6 @@
 //! The offsets that a group has committed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Effects, record::Record};
 
@@ -15,39 +15,92 @@ pub(crate) struct Committed {
     pub(crate) at: i64,
 }
 
-/// By topic, then partition.
+/// A topic's name and a partition's number.
+type TopicPartition = (String, i32);
+
+/// What a group has committed, and what is held for transactions that have not ended.
 #[derive(Debug, Default)]
-pub(crate) struct Offsets(BTreeMap<String, BTreeMap<i32, Committed>>);
+pub(crate) struct Offsets {
+    /// By topic, then partition.
+    committed: BTreeMap<String, BTreeMap<i32, Committed>>,
+    /// By producer id. An offset that was committed later, in a transaction that has ended or in none, takes the
+    /// place of one that is held: it is dropped then.
+    held: BTreeMap<TopicPartition, BTreeMap<i64, Held>>,
+}
+
+/// An offset that counts when its producer's transaction is committed.
+#[derive(Debug)]
+struct Held {
+    /// Its place in the order of all commits of the shard.
+    order: u64,
+    value: Committed,
+}
 
 impl Offsets {
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.committed.is_empty() && self.held.is_empty()
+    }
+
+    /// Whether a transaction that has not ended may still change the offset (KIP-447).
+    pub(crate) fn is_unstable(&self, topic: &str, partition: i32) -> bool {
+        self.held.contains_key(&(topic.to_owned(), partition))
+    }
+
+    /// Holds an offset until its producer's transaction ends.
+    pub(super) fn hold(
+        &mut self,
+        producer: i64,
+        order: u64,
+        topic: String,
+        partition: i32,
+        value: Committed,
+    ) {
+        self.held.entry((topic, partition)).or_default().insert(producer, Held { order, value });
+    }
+
+    /// Ends a producer's transaction.
+    pub(super) fn end_transaction(&mut self, producer: i64, commit: bool) {
+        let mut ended = Vec::new();
+        self.held.retain(|(topic, partition), held| {
+            if let Some(offset) = held.remove(&producer).filter(|_| commit) {
+                held.retain(|_, other| other.order > offset.order);
+                ended.push((topic.clone(), *partition, offset.value));
+            }
+            !held.is_empty()
+        });
+        for (topic, partition, value) in ended {
+            self.committed.entry(topic).or_default().insert(partition, value);
+        }
     }
 
     pub(crate) fn get(&self, topic: &str, partition: i32) -> Option<&Committed> {
-        self.0.get(topic)?.get(&partition)
+        self.committed.get(topic)?.get(&partition)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &BTreeMap<i32, Committed>)> {
-        self.0.iter().map(|(topic, partitions)| (topic.as_str(), partitions))
+        self.committed.iter().map(|(topic, partitions)| (topic.as_str(), partitions))
     }
 
-    pub(crate) fn keys(&self) -> Vec<(String, i32)> {
-        self.0.iter().flat_map(|(t, ps)| ps.keys().map(|p| (t.clone(), *p))).collect()
+    /// All partitions of which anything is known.
+    pub(crate) fn keys(&self) -> Vec<TopicPartition> {
+        let committed = self.committed.iter().flat_map(|(t, ps)| ps.keys().map(|p| (t.clone(), *p)));
+        committed.chain(self.held.keys().cloned()).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     pub(crate) fn put(&mut self, topic: String, partition: i32, value: Committed) {
-        self.0.entry(topic).or_default().insert(partition, value);
+        self.held.remove(&(topic.clone(), partition));
+        self.committed.entry(topic).or_default().insert(partition, value);
     }
 
     /// Says whether there was one.
     pub(crate) fn remove(&mut self, topic: &str, partition: i32) -> bool {
-        let Some(partitions) = self.0.get_mut(topic) else { return false };
+        let held = self.held.remove(&(topic.to_owned(), partition)).is_some();
+        let Some(partitions) = self.committed.get_mut(topic) else { return held };
         let had = partitions.remove(&partition).is_some();
         if partitions.is_empty() {
-            self.0.remove(topic);
+            self.committed.remove(topic);
         }
-        had
+        had || held
     }
 
     /// Removes what was committed before `limit`, in a group that has been empty since before it.
@@ -56,7 +109,8 @@ impl Offsets {
             return;
         }
         for (topic, partition) in self.keys() {
-            if self.get(&topic, partition).is_some_and(|c| c.at <= limit) {
+            let old = self.get(&topic, partition).is_some_and(|c| c.at <= limit);
+            if old && !self.is_unstable(&topic, partition) {
                 self.remove(&topic, partition);
                 fx.records.push(Record::offset(group, &topic, partition, None));
             }

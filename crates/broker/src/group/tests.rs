@@ -65,7 +65,7 @@ struct World {
 }
 
 /// These members name no topics.
-struct NoTopics;
+pub(crate) struct NoTopics;
 
 impl Catalog for NoTopics {
     fn version(&self) -> u64 {
@@ -81,7 +81,7 @@ impl Catalog for NoTopics {
     }
 }
 
-fn rules() -> Rules {
+pub(crate) fn rules() -> Rules {
     Rules {
         min_session_ms: 1,
         max_session_ms: 100_000,

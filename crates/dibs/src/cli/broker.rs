@@ -2,12 +2,13 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use dibs_broker::{Broker, BrokerConfig};
 use dibs_log::{DiskStorage, Store, StoreConfig};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::serve::{Misconfigured, raise_file_limit};
+use crate::config::kafka_settings;
 
 /// See the module.
 #[derive(clap::Args)]
@@ -27,6 +28,10 @@ pub(crate) struct BrokerArgs {
     /// A file of settings, such as Kafka's server.properties
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+
+    /// Gives a user a password for SCRAM, such as SCRAM-SHA-256=[name=alice,password=secret]; may be given many times
+    #[arg(long, value_name = "MECHANISM=[…]")]
+    add_scram: Vec<String>,
 }
 
 pub(crate) fn run(args: &BrokerArgs) -> anyhow::Result<()> {
@@ -38,25 +43,7 @@ pub(crate) fn run(args: &BrokerArgs) -> anyhow::Result<()> {
 
 /// The file first, then `--set`, then `--listen`: the later counts.
 fn config(args: &BrokerArgs) -> anyhow::Result<BrokerConfig> {
-    let mut settings = Vec::new();
-    if let Some(file) = &args.config {
-        let text =
-            std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-        for line in text.lines().map(str::trim) {
-            if line.is_empty() || line.starts_with(['#', '!']) {
-                continue;
-            }
-            let pair = line.split_once('=').with_context(|| format!("{line:?} is not NAME=VALUE"))?;
-            settings.push((pair.0.trim().to_owned(), pair.1.trim().to_owned()));
-        }
-    }
-    for setting in &args.settings {
-        let pair = setting.split_once('=').with_context(|| format!("--set {setting:?} is not NAME=VALUE"))?;
-        settings.push((pair.0.to_owned(), pair.1.to_owned()));
-    }
-    if let Some(listen) = &args.listen {
-        settings.push(("listeners".to_owned(), format!("PLAINTEXT://{listen}")));
-    }
+    let settings = kafka_settings(args.config.as_deref(), &args.settings, args.listen.as_deref())?;
     Ok(BrokerConfig::new(settings)?)
 }
 
@@ -71,6 +58,9 @@ async fn serve(args: &BrokerArgs, config: BrokerConfig) -> anyhow::Result<()> {
         .with_context(|| format!("cannot open the log in {}", args.data.display()))?;
     let store = Arc::new(store);
     let broker = Broker::start(store.clone(), config).await?;
+    for user in &args.add_scram {
+        broker.add_scram(user).map_err(|why| anyhow!("--add-scram {why}"))?;
+    }
     // Scripts wait for this line to learn the port.
     for address in broker.addresses() {
         println!("dibs broker is listening on {address}");

@@ -86,6 +86,12 @@ pub(crate) struct Create {
     /// How many may wait for a unit that becomes free
     #[arg(long, value_name = "N", default_value_t = 0)]
     waitlist: u64,
+    /// Topic of user ids that claims are taken from too
+    #[arg(long, value_name = "TOPIC")]
+    intake_topic: Option<String>,
+    /// How its values name a user: string, long (Java's, 8 bytes) or json [default: string]
+    #[arg(long, value_name = "FORMAT", requires = "intake_topic", value_parser = ["string", "long", "json"])]
+    intake_format: Option<String>,
 }
 
 impl Create {
@@ -99,6 +105,8 @@ impl Create {
             ("opens_at", &self.opens_at),
             ("closes_at", &self.closes_at),
             ("code_pattern", &self.code_pattern),
+            ("intake_topic", &self.intake_topic),
+            ("intake_format", &self.intake_format),
         ];
         for (name, value) in optional {
             if let Some(value) = value {

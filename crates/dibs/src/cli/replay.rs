@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use anyhow::{Context, bail};
-use dibs_flow::{CLAIMS_TOPIC, Codes, Issuer, Secret, Throttle, load_codes};
+use dibs_flow::{CLAIMS_TOPIC, Codes, Issuer, Secret, Throttle, load_codes, places};
 use dibs_ledger::{Ledger, SqliteLedger};
 
 use crate::data;
@@ -36,13 +36,11 @@ pub(crate) fn run(replay: Replay) -> anyhow::Result<()> {
     let ledger = SqliteLedger::open(&replay.into)
         .with_context(|| format!("cannot open the ledger {}", replay.into.display()))?;
     let ledger = Arc::new(ledger);
-    let Some((_, partitions)) = store.topics().into_iter().find(|(name, _)| name == CLAIMS_TOPIC) else {
-        bail!("{} has no topic {CLAIMS_TOPIC}: is it a data folder of dibs?", replay.data.display());
-    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let mut coupons = 0;
-        for number in 0..partitions {
+        let (mut coupons, mut partitions) = (0, 0);
+        for place in places(&store) {
+            let number = place.number;
             if ledger.next_offset(number).await?.is_some_and(|next| next > 0) {
                 bail!(
                     "{} is not empty: replay builds a ledger anew and deletes nothing",
@@ -52,8 +50,9 @@ pub(crate) fn run(replay: Replay) -> anyhow::Result<()> {
             let log = store.partition(CLAIMS_TOPIC, number).expect("the topic has this partition");
             let throttle = Arc::new(Throttle::new(None));
             let issuer =
-                Issuer::start(number, log, ledger.clone(), codes.clone(), throttle, None, None).await?;
+                Issuer::start(place, log, ledger.clone(), codes.clone(), throttle, None, None).await?;
             coupons += issuer.run_to_end().await?;
+            partitions += 1;
         }
         println!("{coupons} coupons of {partitions} partitions written into {}", replay.into.display());
         ledger.close().await;

@@ -3,7 +3,8 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use anyhow::Context;
-use dibs_flow::Flow;
+use dibs_broker::{Broker, BrokerConfig, Owned};
+use dibs_flow::{CLAIMS_TOPIC, CODES_TOPIC, DEAD_LETTER_SUFFIX, Flow};
 use dibs_ledger::{Ledger, SqliteLedger};
 use tokio::{
     net::{TcpListener, TcpSocket},
@@ -62,17 +63,23 @@ async fn server(config: Config) -> anyhow::Result<()> {
     let metrics = metrics_exporter_prometheus::PrometheusBuilder::new()
         .install_recorder()
         .context("cannot set up the metrics")?;
-    let store = data::open(&config.data)?;
+    let topics = config.kafka.as_ref().map(BrokerConfig::topic_defaults).unwrap_or_default();
+    let store = data::open(&config.data, topics)?;
     let secret = data::secret(&store, config.secret)?;
     let ledger = SqliteLedger::open(&config.ledger)
         .with_context(|| format!("cannot open the ledger {}", config.ledger.display()))?;
     let ledger = Arc::new(ledger);
-    let flow = Arc::new(Flow::start(store, &secret, &config.flow)?);
+    let flow = Arc::new(Flow::start(store.clone(), &secret, &config.flow)?);
     flow.check_ledger(&*ledger).await?;
     flow.issue_into(&ledger)?;
     let listener = listen(config.listen)
         .with_context(|| format!("cannot listen on {}: is another server running there?", config.listen))?;
     let address = listener.local_addr()?;
+    let broker = match config.kafka {
+        Some(kafka) => Some(Broker::start_beside(store, kafka, owned()).await?),
+        None => None,
+    };
+    let feeding = tokio::spawn(dibs_flow::feed(flow.clone(), stopped.clone()));
     let app = http::App::new(
         flow.clone(),
         ledger.clone(),
@@ -85,6 +92,9 @@ async fn server(config: Config) -> anyhow::Result<()> {
     let serving = tokio::spawn(http::serve(listener, Arc::new(app), config.connections, stopped));
     // Scripts wait for this line to learn the port.
     println!("dibs is listening on http://{address}");
+    for address in broker.iter().flat_map(Broker::addresses) {
+        println!("dibs is listening on kafka://{address}");
+    }
     tracing::info!(%address, data = %config.data.display(), "listening");
     tokio::select! {
         _ = terminate.recv() => {}
@@ -93,10 +103,21 @@ async fn server(config: Config) -> anyhow::Result<()> {
     tracing::info!("stopping: answering what is in flight");
     stop.send_replace(true);
     serving.await.context("the HTTP server failed")?;
+    if let Some(broker) = broker {
+        broker.stop().await;
+    }
+    feeding.await.context("the intake topics failed")?;
     flow.stop().await;
     ledger.close().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Dibs' own topics, to Kafka's clients: they may claim, and read.
+fn owned() -> Vec<Owned> {
+    let dead_letters = format!("{CLAIMS_TOPIC}{DEAD_LETTER_SUFFIX}");
+    let owned = |topic: &str, produce| Owned { topic: topic.to_owned(), produce };
+    vec![owned(CLAIMS_TOPIC, true), owned(CODES_TOPIC, false), owned(&dead_letters, false)]
 }
 
 /// With the longest queue that the kernel allows (`net.core.somaxconn`). In the usual one, of 128, a rush has no

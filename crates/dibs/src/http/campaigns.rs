@@ -12,7 +12,9 @@ use axum::{
     },
 };
 use dibs_flow::FlowError;
-use dibs_model::{CampaignId, CampaignSpec, CodeSource, Command, Pattern, Timestamp, Verdict};
+use dibs_model::{
+    CampaignId, CampaignSpec, CodeSource, Command, IntakeFormat, IntakeTopic, Pattern, Timestamp, Verdict,
+};
 use hyper::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -44,6 +46,8 @@ struct Create {
     hold_seconds: u32,
     #[serde(default)]
     waitlist: u64,
+    intake_topic: Option<String>,
+    intake_format: Option<String>,
 }
 
 impl Create {
@@ -61,6 +65,16 @@ impl Create {
             (None, false) => CodeSource::Pattern(Pattern::default()),
             (Some(pattern), false) => CodeSource::Pattern(Pattern::new(pattern).map_err(Problem::invalid)?),
         };
+        let format = self.intake_format.as_deref().map(|name| {
+            let wrong = || Problem::invalid("intake_format must be string, long or json");
+            IntakeFormat::parse(name).ok_or_else(wrong)
+        });
+        let intake = match (self.intake_topic, format.transpose()?) {
+            (None, Some(_)) => return Err(Problem::invalid("intake_format needs an intake_topic")),
+            (topic, format) => {
+                topic.map(|t| IntakeTopic { topic: t.into(), format: format.unwrap_or_default() })
+            }
+        };
         let spec = CampaignSpec {
             title: self.title.unwrap_or(self.id).into(),
             stock: self.stock,
@@ -71,6 +85,7 @@ impl Create {
             codes,
             hold_seconds: self.hold_seconds,
             waitlist: self.waitlist,
+            intake,
         };
         spec.check().map_err(Problem::invalid)?;
         Ok((id, spec))

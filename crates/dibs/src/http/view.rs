@@ -44,6 +44,10 @@ pub(crate) fn campaign(c: &Campaign, partition: &Partition, decided: Timestamp) 
         CodeSource::Pattern(pattern) => shown["code_pattern"] = pattern.as_str().into(),
         CodeSource::Imported => shown["imported_codes"] = true.into(),
     }
+    if let Some(intake) = &spec.intake {
+        shown["intake_topic"] = (&*intake.topic).into();
+        shown["intake_format"] = intake.format.name().into();
+    }
     shown
 }
 
