@@ -298,6 +298,20 @@ public class ConsumerGroups {
             admin.deleteConsumerGroups(List.of(group)).all().get();
             fails(GroupIdNotFoundException.class, () -> admin.describeConsumerGroups(List.of(group)).all().get());
         });
+        check("transactions are listed by a pattern of their ids", () -> {
+            String topic = topic(1), id = fresh("tx");
+            try (var producer = new KafkaProducer<>(config("transactional.id", id), new StringSerializer(),
+                    new StringSerializer())) {
+                producer.initTransactions();
+                producer.beginTransaction();
+                producer.send(new ProducerRecord<>(topic, "v")).get();
+                var options = new ListTransactionsOptions().filterOnTransactionalIdPattern(id.substring(0, 5) + ".*");
+                that(admin.listTransactions(options).all().get().stream().anyMatch(t -> t.transactionalId().equals(id)));
+                fails(InvalidRegularExpression.class, () -> admin.listTransactions(
+                    new ListTransactionsOptions().filterOnTransactionalIdPattern("(")).all().get());
+                producer.abortTransaction();
+            }
+        });
         check("the feature is finalized", () -> {
             var features = admin.describeFeatures().featureMetadata().get().finalizedFeatures();
             that(features.get("group.version").maxVersionLevel() == 1, features);

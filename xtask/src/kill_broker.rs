@@ -71,8 +71,8 @@ pub(crate) fn run(args: &Rounds) -> anyhow::Result<()> {
     let shared = Arc::new(Shared::default());
     shared.set(Some(broker.address));
     let (for_writer, for_copier) = (shared.clone(), shared.clone());
-    let seeds = (random.u64(..), random.u64(..));
-    let writing = thread::spawn(move || write(&for_writer, fastrand::Rng::with_seed(seeds.0)));
+    let (seeds, mut writing) = ((random.u64(..), random.u64(..)), Vec::new());
+    writing.push(thread::spawn(move || write(&for_writer, fastrand::Rng::with_seed(seeds.0))));
     let copying = thread::spawn(move || copy(&for_copier, fastrand::Rng::with_seed(seeds.1)));
     for round in 1..=args.rounds {
         thread::sleep(Duration::from_millis(random.u64(5..500)));
@@ -89,7 +89,9 @@ pub(crate) fn run(args: &Rounds) -> anyhow::Result<()> {
         );
     }
     shared.stop_writing.store(true, Release);
-    writing.join().expect("the writer panicked")?;
+    for thread in writing {
+        thread.join().expect("the writer panicked")?;
+    }
     shared.stop_copying.store(true, Release);
     copying.join().expect("the copier panicked")?;
     let count = judge(&shared, broker.address)?;
@@ -191,7 +193,7 @@ fn copy_some(
         match kafka.end(COPIER, old, true, version) {
             Ok(_) => return Err(Violation("a zombie has committed").into()),
             Err(e) if kafka::is(&e, ResponseError::ProducerFenced) => {
-                shared.fenced.fetch_add(1, Relaxed);
+                let _ = shared.fenced.fetch_add(1, Relaxed);
             }
             Err(e) => ensure!(e.downcast_ref::<ResponseError>().is_none(), e),
         }

@@ -49,6 +49,8 @@ enum Command {
 enum Bench {
     /// Claims over HTTP against servers that answer the same few bytes to everybody
     Http(bench::http::Args),
+    /// The Kafka side against Apache Kafka, under the same clients
+    Broker(bench::broker::Args),
 }
 
 #[derive(clap::Args, Clone)]
@@ -87,5 +89,6 @@ fn main() -> anyhow::Result<()> {
         Command::PowerCut(rounds) => power_cut::run(&rounds),
         Command::Deny => deny::run(),
         Command::Bench(Bench::Http(args)) => bench::http::run(&args),
+        Command::Bench(Bench::Broker(args)) => bench::broker::run(&args),
     }
 }

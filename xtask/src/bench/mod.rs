@@ -1,4 +1,5 @@
 //! Figures. Everything is compared with something else in the same run, for machines differ and are noisy.
 
+pub(crate) mod broker;
 pub(crate) mod http;
 pub(crate) mod process;

@@ -78,8 +78,10 @@ pub(crate) fn token(shared: &Arc<Shared>, client: &Arc<Client>, token: &Bytes) -
 fn step(shared: &Shared, client: &Client, token: &[u8]) -> Result<Vec<u8>, Refused> {
     let random = base64url(random_uuid().as_bytes());
     let outcome = client.auth().step(token, &shared.users, &random);
-    if let Err(Refused(why)) = &outcome {
-        tracing::info!(host = client.host, "{why}");
+    match (&outcome, &*client.auth()) {
+        (Err(Refused(why)), _) => tracing::info!(host = client.host, "{why}"),
+        (Ok(_), Auth::Done(principal)) => tracing::debug!(host = client.host, principal, "authenticated"),
+        (Ok(_), _) => {}
     }
     outcome
 }
