@@ -76,7 +76,7 @@ public class ConsumerGroups {
     static void until(BooleanSupplier holds, KafkaConsumer<?, ?>... polled) {
         long end = System.currentTimeMillis() + 40_000;
         while (!holds.getAsBoolean()) {
-            that(System.currentTimeMillis() < end, "it took too long");
+            that(System.currentTimeMillis() < end, "it took too long", polled[0].assignment());
             for (var consumer : polled) consumer.poll(Duration.ofMillis(50));
         }
     }
@@ -147,7 +147,7 @@ public class ConsumerGroups {
         });
         check("new partitions are assigned, deleted topics taken away", () -> {
             String first = topic(1), second = topic(1);
-            try (var consumer = consumer(fresh("g"))) {
+            try (var consumer = consumer(fresh("g"), "allow.auto.create.topics", "false")) {
                 consumer.subscribe(List.of(first, second));
                 until(() -> consumer.assignment().size() == 2, consumer);
                 admin.createPartitions(Map.of(first, NewPartitions.increaseTo(3))).all().get();
@@ -297,6 +297,20 @@ public class ConsumerGroups {
             admin.deleteConsumerGroupOffsets(group, Set.of(partition)).all().get();
             admin.deleteConsumerGroups(List.of(group)).all().get();
             fails(GroupIdNotFoundException.class, () -> admin.describeConsumerGroups(List.of(group)).all().get());
+        });
+        check("transactions are listed by a pattern of their ids", () -> {
+            String topic = topic(1), id = fresh("tx");
+            try (var producer = new KafkaProducer<>(config("transactional.id", id), new StringSerializer(),
+                    new StringSerializer())) {
+                producer.initTransactions();
+                producer.beginTransaction();
+                producer.send(new ProducerRecord<>(topic, "v")).get();
+                var options = new ListTransactionsOptions().filterOnTransactionalIdPattern(id.substring(0, 5) + ".*");
+                that(admin.listTransactions(options).all().get().stream().anyMatch(t -> t.transactionalId().equals(id)));
+                fails(InvalidRegularExpression.class, () -> admin.listTransactions(
+                    new ListTransactionsOptions().filterOnTransactionalIdPattern("(")).all().get());
+                producer.abortTransaction();
+            }
         });
         check("the feature is finalized", () -> {
             var features = admin.describeFeatures().featureMetadata().get().finalizedFeatures();

@@ -340,6 +340,13 @@ public class Suite {
 
     static List<String> committed(String topic, int count) { return read(topic, "read_committed", count); }
 
+    /// Where to go on after these records (the client before 4 does not say).
+    static Map<TopicPartition, OffsetAndMetadata> next(ConsumerRecords<String, String> records) {
+        Map<TopicPartition, OffsetAndMetadata> next = new HashMap<>();
+        for (var r : records) next.put(new TopicPartition(r.topic(), r.partition()), new OffsetAndMetadata(r.offset() + 1));
+        return next;
+    }
+
     static void transactions() {
         check("committed transactions are read, aborted ones are not", () -> {
             String topic = topic(1, Map.of());
@@ -401,7 +408,15 @@ public class Suite {
             next.commitTransaction();
             var newest = transactional(id);
             next.beginTransaction();
-            fails(InvalidProducerEpochException.class, () -> next.send(new ProducerRecord<>(topic, "zombie")).get());
+            // The client before 4 hears of it when it adds the partition, a later one from the partition itself.
+            fails(ApiException.class, () -> {
+                try {
+                    next.send(new ProducerRecord<>(topic, "zombie")).get();
+                } catch (ExecutionException e) {
+                    that(e.getCause() instanceof InvalidProducerEpochException || e.getCause() instanceof ProducerFencedException, e);
+                    throw e;
+                }
+            });
             next.close();
             newest.close();
             that(committed(topic, 1).equals(List.of("new")));
@@ -439,12 +454,12 @@ public class Suite {
                         if (records.isEmpty()) continue;
                         producer.beginTransaction();
                         for (var r : records) producer.send(new ProducerRecord<>(to, r.key(), r.value()));
-                        producer.sendOffsetsToTransaction(records.nextOffsets(), consumer.groupMetadata());
+                        producer.sendOffsetsToTransaction(next(records), consumer.groupMetadata());
                         if (++batches == 3 && round % 2 == 0) {
                             producer.abortTransaction();
                         } else {
                             producer.commitTransaction();
-                            next = records.nextOffsets().get(partition).offset();
+                            next = next(records).get(partition).offset();
                             that(consumer.committed(Set.of(partition)).get(partition).offset() == next);
                         }
                     }
@@ -497,12 +512,8 @@ public class Suite {
                     .filterProducerIds(Set.of(described.producerId()));
                 var listed = admin.listTransactions(options).all().get();
                 that(listed.size() == 1 && listed.iterator().next().transactionalId().equals(id), listed);
-                that(admin.listTransactions(new ListTransactionsOptions().filterOnTransactionalIdPattern(id.substring(0, 5) + ".*"))
-                    .all().get().stream().anyMatch(t -> t.transactionalId().equals(id)));
                 that(admin.listTransactions(new ListTransactionsOptions().filterOnDuration(10_000_000)).all().get()
                     .stream().noneMatch(t -> t.transactionalId().equals(id)));
-                fails(InvalidRegularExpression.class, () ->
-                    admin.listTransactions(new ListTransactionsOptions().filterOnTransactionalIdPattern("(")).all().get());
                 var active = admin.describeProducers(List.of(partition)).partitionResult(partition).get().activeProducers().get(0);
                 that(active.producerId() == described.producerId() && active.currentTransactionStartOffset().getAsLong() == 0, active);
                 admin.abortTransaction(new AbortTransactionSpec(partition, active.producerId(), (short) active.producerEpoch(),

@@ -63,7 +63,7 @@ struct CellState {
     waiting: HashMap<Token, oneshot::Sender<Answer>>,
     /// The newest record appended. What was decided after it may be told when it is durable.
     newest: Option<Appended>,
-    /// An append failed: the shard is ahead of its log and has to be read anew.
+    /// An append failed: the shard is ahead of its log and has to be read anew. Until then it answers nothing.
     stale: bool,
     /// How many of the log's commits had failed when the shard was read. After another one it is stale, whoever
     /// waited for that commit or no longer did.
@@ -113,24 +113,26 @@ impl Coordinator {
         let Some(topic) = self.topics.get(OFFSETS_TOPIC) else { return };
         let cell = |partition: Partition| {
             let failures = partition.failures();
-            let shard = self.replay(&partition);
+            let found = self.replay(&partition);
+            let stale = found.is_none();
+            let shard = found.unwrap_or_else(|| Shard::new(rules(&self.config)));
             let wakes = shard.earliest().unwrap_or(u64::MAX);
-            let waiting = HashMap::new();
-            let state = CellState { shard, waiting, newest: None, stale: false, failures, wakes };
+            let state = CellState { shard, waiting: HashMap::new(), newest: None, stale, failures, wakes };
             Arc::new(Cell { partition, state: Mutex::new(state) })
         };
         self.cells.get_or_init(|| topic.partitions().into_iter().map(cell).collect());
         self.earlier.notify_one();
     }
 
-    fn replay(&self, partition: &Partition) -> Shard {
+    /// Reads a shard from its log; `None` if that is not possible.
+    fn replay(&self, partition: &Partition) -> Option<Shard> {
         let mut shard = Shard::new(rules(&self.config));
         let (mut at, end) = (partition.start(), partition.high_watermark());
         while at < end {
             let mut bytes = Vec::new();
             if let Err(e) = partition.read(at, end, REPLAY_BYTES, &mut bytes) {
                 tracing::error!(?partition, "groups cannot be read from offset {at}: {e}");
-                break;
+                return None;
             }
             let before = at;
             for batch in Batches::new(&bytes).flatten() {
@@ -142,7 +144,7 @@ impl Coordinator {
             }
         }
         shard.replayed(now(), &*self.topics);
-        shard
+        Some(shard)
     }
 
     /// Tells the shards the time when it matters to them, and nothing else.
@@ -184,7 +186,7 @@ impl Coordinator {
         work: impl FnOnce(&mut Shard, Now, &mut Effects) -> T,
     ) -> Result<T, ResponseError> {
         let cell = self.cell(group).await?.clone();
-        let (outcome, newest) = self.apply(&cell, group, |state, now, fx| work(&mut state.shard, now, fx));
+        let (outcome, newest) = self.apply(&cell, group, |state, now, fx| work(&mut state.shard, now, fx))?;
         if let Some(newest) = newest {
             cell.durable(newest).await?;
         }
@@ -197,7 +199,7 @@ impl Coordinator {
             let newest = {
                 let state = self.ready(cell);
                 state.shard.groups().for_each(|(id, group)| look(id, group));
-                cell.unsynced(&state)
+                cell.unsynced(&state)?
             };
             if let Some(newest) = newest {
                 cell.durable(newest).await?;
@@ -238,7 +240,7 @@ impl Coordinator {
         self.apply(cell, group, |state, now, fx| {
             state.waiting.insert(token, sender);
             work(&mut state.shard, now, token, fx);
-        });
+        })?;
         receiver.await.map_err(|_| ResponseError::CoordinatorNotAvailable)
     }
 
@@ -270,6 +272,7 @@ impl Coordinator {
         let cells = self.cells.get().ok_or(ResponseError::CoordinatorNotAvailable)?;
         let cell = &cells[partition_of(group, cells.len())];
         let mut state = self.ready(cell);
+        cell.unsynced(&state)?;
         may(&mut state.shard, now())?;
         let mut batch = BatchBuilder::new();
         for (topic, partition, value) in &offsets {
@@ -301,6 +304,9 @@ impl Coordinator {
     ) -> Option<Result<(Partition, Appended), AppendError>> {
         let cell = self.cells.get()?.get(usize::try_from(partition).ok()?)?;
         let mut state = self.ready(cell);
+        if state.stale {
+            return Some(Err(AppendError::Unavailable));
+        }
         Some(cell.partition.append_marker(marker).map(|appended| {
             state.shard.end_transaction(marker.producer_id, marker.commit);
             state.stale |= appended.failures != state.failures;
@@ -309,16 +315,19 @@ impl Coordinator {
         }))
     }
 
-    /// A cell's state, read anew from its log if it was ahead of it.
+    /// A cell's state, read anew from its log if it was ahead of it. It stays stale as long as that cannot be done:
+    /// while something is on its way into the log, of which nobody knows yet whether it gets there.
     fn ready<'a>(&self, cell: &'a Cell) -> MutexGuard<'a, CellState> {
         let mut state = cell.state();
         let failures = cell.partition.failures();
-        if state.stale || state.failures != failures {
-            state.failures = failures;
-            state.shard = self.replay(&cell.partition);
-            state.newest = None;
+        state.stale |= state.failures != failures;
+        if state.stale
+            && cell.partition.is_settled()
+            && let Some(shard) = self.replay(&cell.partition)
+        {
+            (state.shard, state.newest) = (shard, None);
             state.waiting.clear();
-            state.stale = false;
+            (state.stale, state.failures) = (false, failures);
         }
         state
     }
@@ -342,7 +351,7 @@ impl Coordinator {
         cell: &Arc<Cell>,
         group: &str,
         work: impl FnOnce(&mut CellState, Now, &mut Effects) -> T,
-    ) -> (T, Option<Appended>) {
+    ) -> Result<(T, Option<Appended>), ResponseError> {
         let mut state = self.ready(cell);
         let mut fx = Effects::default();
         let outcome = work(&mut state, now(), &mut fx);
@@ -353,7 +362,8 @@ impl Coordinator {
             }
         }
         cell.finish(&mut state, fx);
-        (outcome, cell.unsynced(&state))
+        let newest = cell.unsynced(&state)?;
+        Ok((outcome, newest))
     }
 }
 
@@ -364,6 +374,9 @@ impl Cell {
 
     /// Appends the records, and sees to it that the answers go out when those are durable.
     fn finish(self: &Arc<Self>, state: &mut CellState, fx: Effects) {
+        if state.stale {
+            return;
+        }
         for batch in batches(&fx.records) {
             match self.partition.append(&batch) {
                 Ok(appended) => {
@@ -381,10 +394,11 @@ impl Cell {
             .into_iter()
             .filter_map(|(token, a)| Some((state.waiting.remove(&token)?, a)))
             .collect();
-        if answers.is_empty() || state.stale {
+        let Ok(newest) = self.unsynced(state) else { return };
+        if answers.is_empty() {
             return;
         }
-        let Some(newest) = self.unsynced(state) else {
+        let Some(newest) = newest else {
             return answers.into_iter().for_each(|(sender, answer)| drop(sender.send(answer)));
         };
         let cell = self.clone();
@@ -395,17 +409,17 @@ impl Cell {
         });
     }
 
-    /// The newest record, unless it is durable.
-    fn unsynced(&self, state: &CellState) -> Option<Appended> {
-        state.newest.filter(|newest| state.stale || self.partition.high_watermark() <= newest.last_offset)
+    /// The newest record, unless it is durable. An error if the state is not what the log says.
+    fn unsynced(&self, state: &CellState) -> Result<Option<Appended>, ResponseError> {
+        if state.stale {
+            return Err(ResponseError::CoordinatorNotAvailable);
+        }
+        Ok(state.newest.filter(|newest| self.partition.high_watermark() <= newest.last_offset))
     }
 
     async fn durable(&self, newest: Appended) -> Result<(), ResponseError> {
-        if self.partition.durable(newest).await.is_err() {
-            self.state().stale = true;
-            return Err(ResponseError::CoordinatorNotAvailable);
-        }
-        Ok(())
+        let durable = self.partition.durable(newest).await;
+        durable.map(drop).map_err(|_| ResponseError::CoordinatorNotAvailable)
     }
 }
 

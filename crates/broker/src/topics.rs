@@ -316,6 +316,11 @@ impl Partition {
         self.0.config().timestamp_type == TimestampType::LogAppendTime
     }
 
+    /// Whether nothing waits for a commit: what is durable is all there is.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.0.log_end_offset() == self.0.high_watermark()
+    }
+
     /// How many commits have failed.
     pub(crate) fn failures(&self) -> u64 {
         self.0.failures()

@@ -63,7 +63,7 @@ struct CellState {
     shard: Shard,
     /// The newest record appended. What was decided after it may be told when it is durable.
     newest: Option<Appended>,
-    /// An append failed: the shard is ahead of its log and has to be read anew.
+    /// An append failed: the shard is ahead of its log and has to be read anew. Until then it answers nothing.
     stale: bool,
     /// How many of the log's commits had failed when the shard was read. After another one it is stale.
     failures: u64,
@@ -124,13 +124,18 @@ impl Transactions {
         Rules { max_timeout_ms: config.transaction_max_ms, expiration_ms: config.transactional_id_ms }
     }
 
-    /// A cell's state, read anew from its log if it was ahead of it.
+    /// A cell's state, read anew from its log if it was ahead of it. It stays stale as long as that cannot be done:
+    /// while something is on its way into the log, of which nobody knows yet whether it gets there.
     fn ready<'a>(&self, cell: &'a Arc<Cell>) -> MutexGuard<'a, CellState> {
         let mut state = cell.state();
         let failures = cell.partition.failures();
-        if state.stale || state.failures != failures {
-            state.shard = replay(self.rules(), &cell.partition);
-            (state.newest, state.stale, state.failures) = (None, false, failures);
+        state.stale |= state.failures != failures;
+        if state.stale
+            && cell.partition.is_settled()
+            && let Some(shard) = replay(self.rules(), &cell.partition)
+        {
+            (state.shard, state.newest) = (shard, None);
+            (state.stale, state.failures) = (false, failures);
             let mut fx = Effects::default();
             state.shard.replayed(&mut fx);
             self.finish(cell, &mut state, fx);
@@ -150,7 +155,7 @@ impl Transactions {
             let mut fx = Effects::default();
             let outcome = work(&mut state.shard, clock::wall_ms(), &mut fx);
             self.finish(cell, &mut state, fx);
-            (outcome, cell.unsynced(&state))
+            (outcome, cell.unsynced(&state)?)
         };
         if let Some(newest) = newest {
             cell.durable(newest).await?;
@@ -198,6 +203,7 @@ impl Transactions {
         }
         let cell = self.cell(id).await?;
         let mut state = self.ready(cell);
+        cell.unsynced(&state)?;
         state.shard.verify(id, producer, partition)?;
         Ok(append())
     }
@@ -208,7 +214,7 @@ impl Transactions {
             let newest = {
                 let state = self.ready(cell);
                 look(&state.shard, clock::wall_ms());
-                cell.unsynced(&state)
+                cell.unsynced(&state)?
             };
             if let Some(newest) = newest {
                 cell.durable(newest).await?;
@@ -273,6 +279,9 @@ impl Transactions {
 
     /// Appends the records, and sees to it that decisions are carried out when those are durable.
     fn finish(&self, cell: &Arc<Cell>, state: &mut CellState, fx: Effects) {
+        if state.stale {
+            return;
+        }
         for batch in coordinator::batches(&fx.records) {
             match cell.partition.append_own(&batch) {
                 Ok(appended) => {
@@ -285,14 +294,12 @@ impl Transactions {
                 }
             }
         }
-        if state.stale {
-            return;
-        }
+        let Ok(newest) = cell.unsynced(state) else { return };
         for decision in fx.decisions {
             if state.marking.insert(decision.id.clone())
                 && let Some(me) = self.me.upgrade()
             {
-                tokio::spawn(me.carry_out(cell.clone(), cell.unsynced(state), decision));
+                tokio::spawn(me.carry_out(cell.clone(), newest, decision));
             }
         }
     }
@@ -378,28 +385,29 @@ impl Cell {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The newest record, unless it is durable.
-    fn unsynced(&self, state: &CellState) -> Option<Appended> {
-        state.newest.filter(|newest| state.stale || self.partition.high_watermark() <= newest.last_offset)
+    /// The newest record, unless it is durable. An error if the state is not what the log says.
+    fn unsynced(&self, state: &CellState) -> Result<Option<Appended>, ResponseError> {
+        if state.stale {
+            return Err(ResponseError::CoordinatorNotAvailable);
+        }
+        Ok(state.newest.filter(|newest| self.partition.high_watermark() <= newest.last_offset))
     }
 
     async fn durable(&self, newest: Appended) -> Result<(), ResponseError> {
-        if self.partition.durable(newest).await.is_err() {
-            self.state().stale = true;
-            return Err(ResponseError::CoordinatorNotAvailable);
-        }
-        Ok(())
+        let durable = self.partition.durable(newest).await;
+        durable.map(drop).map_err(|_| ResponseError::CoordinatorNotAvailable)
     }
 }
 
-fn replay(rules: Rules, partition: &Partition) -> Shard {
+/// Reads a shard from its log; `None` if that is not possible.
+fn replay(rules: Rules, partition: &Partition) -> Option<Shard> {
     let mut shard = Shard::new(rules);
     let (mut at, end) = (partition.start(), partition.high_watermark());
     while at < end {
         let mut bytes = Vec::new();
         if let Err(e) = partition.read(at, end, REPLAY_BYTES, &mut bytes) {
             tracing::error!(?partition, "transactions cannot be read from offset {at}: {e}");
-            break;
+            return None;
         }
         let before = at;
         for batch in Batches::new(&bytes).flatten() {
@@ -417,7 +425,7 @@ fn replay(rules: Rules, partition: &Partition) -> Shard {
             break;
         }
     }
-    shard
+    Some(shard)
 }
 
 #[cfg(test)]

@@ -54,6 +54,8 @@ fn mutate(rng: &mut fastrand::Rng, frame: &mut Vec<u8>) {
 fn no_request_costs_much_more_than_was_sent() {
     let rounds = std::env::var("ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(1_000_000);
     let samples = samples();
+    // Once: what requests look like is read from a table.
+    let _ = dibs_broker::read_requests(&[0, 0, 0, 8, 0, 18, 0, 0, 0, 0, 0, 0]);
     let mut rng = fastrand::Rng::with_seed(1);
     let (mut taken, mut refused, mut worst) = (0, 0, 0.0_f64);
     for round in 0..rounds {

@@ -138,6 +138,98 @@ async fn what_was_acknowledged_is_there_after_a_restart() {
     stop(store, broker).await;
 }
 
+fn heartbeat(epoch: i32) -> ConsumerGroupHeartbeatRequest {
+    let beat = ConsumerGroupHeartbeatRequest::default()
+        .with_group_id(group())
+        .with_member_id(StrBytes::from_static_str("m"))
+        .with_member_epoch(epoch)
+        .with_rebalance_timeout_ms(-1)
+        .with_subscribed_topic_names(None)
+        .with_topic_partitions(None);
+    if epoch != 0 {
+        return beat;
+    }
+    beat.with_rebalance_timeout_ms(1000)
+        .with_subscribed_topic_names(Some(vec![topic()]))
+        .with_topic_partitions(Some(Vec::new()))
+}
+
+fn commit(epoch: i32, offset: i64) -> OffsetCommitRequest {
+    let partition = OffsetCommitRequestPartition::default().with_committed_offset(offset);
+    let wanted = OffsetCommitRequestTopic::default().with_name(topic()).with_partitions(vec![partition]);
+    OffsetCommitRequest::default()
+        .with_group_id(group())
+        .with_member_id(StrBytes::from_static_str("m"))
+        .with_generation_id_or_member_epoch(epoch)
+        .with_topics(vec![wanted])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_group_goes_on_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, broker, mut stream) = start(folder.path()).await;
+    let wanted = metadata_request::MetadataRequestTopic::default().with_name(Some(topic()));
+    let request =
+        MetadataRequest::default().with_topics(Some(vec![wanted])).with_allow_auto_topic_creation(true);
+    let id = call(&mut stream, &request, 12).await.topics[0].topic_id;
+    let joined = call(&mut stream, &heartbeat(0), 1).await;
+    assert_eq!((joined.error_code, joined.member_epoch), (0, 1));
+    let assigned = joined.assignment.unwrap().topic_partitions;
+    assert_eq!((assigned[0].topic_id, &assigned[0].partitions[..]), (id, &[0][..]));
+    let error = |committed: OffsetCommitResponse| committed.topics[0].partitions[0].error_code;
+    assert_eq!(error(call(&mut stream, &commit(1, 5), 9).await), 0);
+    stop(store, broker).await;
+
+    let (store, broker, mut stream) = start(folder.path()).await;
+    // The member does not notice: the same epoch, and nothing new.
+    let beaten = call(&mut stream, &heartbeat(1), 1).await;
+    assert_eq!((beaten.error_code, beaten.member_epoch, beaten.assignment), (0, 1, None));
+    // An epoch that it is not in, and a version that knows no epochs.
+    assert_eq!(error(call(&mut stream, &commit(2, 6), 9).await), 113);
+    assert_eq!(error(call(&mut stream, &commit(1, 6), 8).await), 35);
+    assert_eq!(error(call(&mut stream, &commit(1, 6), 9).await), 0);
+    let request = ConsumerGroupDescribeRequest::default().with_group_ids(vec![group()]);
+    let described = call(&mut stream, &request, 1).await;
+    let described = &described.groups[0];
+    assert_eq!((&*described.group_state, described.group_epoch), ("Stable", 1));
+    assert_eq!(&*described.members[0].assignment.topic_partitions[0].topic_name.0, "t");
+    // It leaves, and the group can go.
+    assert_eq!(call(&mut stream, &heartbeat(-1), 1).await.error_code, 0);
+    let request = DeleteGroupsRequest::default().with_groups_names(vec![group()]);
+    assert_eq!(call(&mut stream, &request, 2).await.results[0].error_code, 0);
+    stop(store, broker).await;
+    let (store, broker, mut stream) = start(folder.path()).await;
+    let request = ConsumerGroupDescribeRequest::default().with_group_ids(vec![group()]);
+    assert_eq!(call(&mut stream, &request, 1).await.groups[0].error_code, 69);
+    stop(store, broker).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fetch_session_tells_what_is_new() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, broker, mut stream) = start(folder.path()).await;
+    let wanted = metadata_request::MetadataRequestTopic::default().with_name(Some(topic()));
+    let request =
+        MetadataRequest::default().with_topics(Some(vec![wanted])).with_allow_auto_topic_creation(true);
+    let id = call(&mut stream, &request, 12).await.topics[0].topic_id;
+    let partition = FetchPartition::default().with_partition_max_bytes(1 << 20);
+    let wanted = FetchTopic::default().with_topic_id(id).with_partitions(vec![partition]);
+    let request = FetchRequest::default().with_max_bytes(1 << 20);
+    let full = request.clone().with_session_epoch(0).with_topics(vec![wanted]);
+    let first = call(&mut stream, &full, 17).await;
+    assert!(first.session_id > 0 && first.responses[0].partitions[0].error_code == 0);
+    let next = |epoch| request.clone().with_session_id(first.session_id).with_session_epoch(epoch);
+    assert_eq!(call(&mut stream, &next(1), 17).await.responses, []);
+    call(&mut stream, &produce("v"), 9).await;
+    let second = call(&mut stream, &next(2), 17).await;
+    assert_eq!(second.session_id, first.session_id);
+    assert!(second.responses[0].partitions[0].records.as_ref().is_some_and(|r| !r.is_empty()));
+    // Out of step, as after a lost answer; then a session that is none.
+    assert_eq!(call(&mut stream, &next(2), 17).await.error_code, 71);
+    assert_eq!(call(&mut stream, &next(3).with_session_id(1), 17).await.error_code, 70);
+    stop(store, broker).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn versions_are_negotiated_as_kafka_does() {
     let folder = tempfile::tempdir().unwrap();

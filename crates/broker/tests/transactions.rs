@@ -318,9 +318,12 @@ async fn who_reads_committed_records_sleeps_until_a_transaction_ends() {
     broker.stop().await;
 }
 
-/// What a crash of the process leaves: the files as they are.
+/// What a crash of the process leaves: the files as they are. The broker goes on meanwhile, so what is written last
+/// is copied first: the copy has no end of a transaction without the markers before it.
 fn copy_all(from: &Path, to: &Path) {
-    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+    let mut entries: Vec<_> = std::fs::read_dir(from).unwrap().map(Result::unwrap).collect();
+    entries.sort_by_key(|e| !e.file_name().to_string_lossy().starts_with("__transaction_state"));
+    for entry in entries {
         let (path, target) = (entry.path(), to.join(entry.file_name()));
         if path.is_dir() {
             std::fs::create_dir_all(&target).unwrap();

@@ -117,3 +117,42 @@ impl Offsets {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(offset: i64) -> Committed {
+        Committed { offset, leader_epoch: -1, metadata: String::new(), at: 0 }
+    }
+
+    #[test]
+    fn what_is_held_counts_from_its_end_on_unless_something_came_later() {
+        let mut offsets = Offsets::default();
+        let of =
+            |offsets: &Offsets| (offsets.get("t", 0).map_or(-1, |c| c.offset), offsets.is_unstable("t", 0));
+        offsets.hold(7, 1, "t".into(), 0, at(10));
+        assert_eq!((of(&offsets), offsets.is_empty()), ((-1, true), false));
+        offsets.end_transaction(7, false);
+        assert_eq!((of(&offsets), offsets.is_empty()), ((-1, false), true));
+        offsets.hold(7, 2, "t".into(), 0, at(20));
+        offsets.end_transaction(7, true);
+        assert_eq!(of(&offsets), (20, false));
+        // Of two producers the later commit counts, whoever ends first.
+        offsets.hold(7, 3, "t".into(), 0, at(30));
+        offsets.hold(8, 4, "t".into(), 0, at(40));
+        offsets.end_transaction(8, true);
+        assert_eq!(of(&offsets), (40, false));
+        offsets.end_transaction(7, true);
+        assert_eq!(of(&offsets), (40, false));
+        // And what is committed outside of transactions counts at once.
+        offsets.hold(7, 5, "t".into(), 0, at(50));
+        offsets.put("t".into(), 0, at(60));
+        assert_eq!(of(&offsets), (60, false));
+        offsets.end_transaction(7, true);
+        assert_eq!(of(&offsets), (60, false));
+        offsets.hold(7, 6, "t".into(), 0, at(70));
+        assert!(offsets.remove("t", 0));
+        assert!(offsets.is_empty(), "what is removed is not held either");
+    }
+}

@@ -95,7 +95,7 @@ impl World {
             added: Vec::new(),
             asked: None,
         };
-        let clients = IDS.iter().flat_map(|id| [id, id]).map(|id| *id).map(client).collect();
+        let clients = IDS.iter().flat_map(|id| [id, id]).copied().map(client).collect();
         World {
             rng,
             now: 1_000_000,
@@ -433,7 +433,7 @@ impl World {
             let end = batches[at + 1..].iter().filter_map(|b| b.2).find(|m| m.producer_id == *producer);
             marker.is_none() && (*producer < 0 || end.is_some_and(|end| end.commit))
         };
-        let expected = batches.iter().enumerate().filter(counts).last().map(|(_, batch)| batch.0);
+        let expected = batches.iter().enumerate().rfind(counts).map(|(_, batch)| batch.0);
         let found = self.groups.get(GROUP).and_then(|g| g.offsets.get("t", 0)).map(|c| c.offset);
         assert_eq!(found, expected, "the group's offset");
     }

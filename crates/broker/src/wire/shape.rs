@@ -145,7 +145,13 @@ impl Walk<'_> {
         let length = match kind {
             Kind::Fixed(size) => Some(*size),
             Kind::Struct(fields) => return self.fields(fields),
-            Kind::Text => self.length(false, nullable)?,
+            // Kafka's limit in every version, so that what is recorded can have lengths of 16 bits.
+            Kind::Text => match self.length(false, nullable)? {
+                Some(length) if length > i16::MAX as usize => {
+                    return Err(Malformed("a text that is too long"));
+                }
+                length => length,
+            },
             Kind::Bytes => self.length(true, nullable)?,
         };
         self.take(length.unwrap_or(0)).map(drop)
@@ -392,6 +398,20 @@ mod tests {
         // Metadata 9, the same in a varint.
         let body = [0xff, 0xff, 0xff, 0xff, 0x0f, 2, b'a', 0];
         assert!(shape(3).unwrap().check(&body, 9).is_err());
+    }
+
+    #[test]
+    fn text_is_no_longer_than_kafka_has_it() {
+        // FindCoordinator 3: a key of compact text, its type, no tags.
+        let request = |length: usize| {
+            let mut body =
+                vec![(length + 1) as u8 | 0x80, ((length + 1) >> 7) as u8 | 0x80, ((length + 1) >> 14) as u8];
+            body.extend(vec![b'k'; length]);
+            body.extend([0, 0]);
+            shape(10).unwrap().check(&body, 3)
+        };
+        assert_eq!(request(32_767), Ok(()));
+        assert_eq!(request(32_768), Err(Malformed("a text that is too long")));
     }
 
     #[test]

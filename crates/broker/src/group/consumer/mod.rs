@@ -350,3 +350,5 @@ fn hash(image: &BTreeMap<String, (Uuid, i32)>) -> i64 {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod transcripts;
