@@ -7,7 +7,7 @@ use dibs_flow::{
 };
 use dibs_ledger::{Ledger, SqliteLedger};
 use dibs_log::{
-    Marker, MemoryStorage, PartitionLog, Store, StoreConfig,
+    Marker, MemoryStorage, Origin, PartitionLog, Store, StoreConfig,
     batch::{BatchBuilder, Batches, HEADER_BYTES, Header},
 };
 use dibs_model::{CampaignSpec, CodeSource, Command, IntakeFormat, IntakeTopic, Pattern, Timestamp, Verdict};
@@ -190,7 +190,7 @@ async fn a_topic_of_user_ids_is_claims_in_its_order() {
     flow.store().create_topic("coupon_create", 1).unwrap();
     let topic = flow.store().partition("coupon_create", 0).unwrap();
     let send = |bytes: &[u8]| {
-        topic.append_batch(bytes).unwrap();
+        topic.produce(bytes, None, Origin::Verified).unwrap();
         topic.commit(1).unwrap();
     };
     let longs = |ids: std::ops::Range<i64>| -> Vec<[u8; 8]> { ids.map(i64::to_be_bytes).collect() };
