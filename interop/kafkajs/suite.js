@@ -87,7 +87,8 @@ async function main () {
     const sizes = {}
     const members = []
     for (const i of [0, 1]) {
-      const member = kafka.consumer({ groupId, sessionTimeout: 6000, heartbeatInterval: 300, rebalanceTimeout: 5000 })
+      // It looks for a rebalance only between two fetches: they must be shorter than one may take.
+      const member = kafka.consumer({ groupId, sessionTimeout: 6000, heartbeatInterval: 300, rebalanceTimeout: 5000, maxWaitTimeInMs: 500 })
       await member.connect()
       await member.subscribe({ topics: [name] })
       member.on(member.events.GROUP_JOIN, e => { sizes[i] = (e.payload.memberAssignment[name] || []).length })
