@@ -5,7 +5,7 @@
 use std::{collections::HashSet, fmt::Display, sync::Arc};
 
 use dibs_log::{
-    PartitionLog, Store, TimestampType, Topic,
+    AppendError, CommitError, PartitionLog, Store, TimestampType, Topic, TopicError,
     batch::{BatchBuilder, Batches, Header},
 };
 use dibs_model::{Offset, Verdict};
@@ -62,12 +62,14 @@ impl Cause {
     }
 }
 
-/// A dead letter could not be written. Trying again may help.
+/// A dead letter could not be written.
 #[derive(Debug, thiserror::Error)]
 #[error("the dead letter cannot be written into {topic}: {why}")]
 pub(crate) struct DeadLetterError {
     topic: String,
     why: String,
+    /// Whether trying again may help. After a failed sync only a restart does.
+    pub(crate) transient: bool,
 }
 
 /// The dead letters of one partition of a topic.
@@ -97,14 +99,18 @@ impl DeadLetters {
         clock: Clock,
     ) -> Result<DeadLetters, DeadLetterError> {
         let name = format!("{topic}{DEAD_LETTER_SUFFIX}");
-        let failed = |why: &dyn Display| DeadLetterError { topic: name.clone(), why: why.to_string() };
+        let failed = |why: &dyn Display, transient| {
+            let (topic, why) = (name.clone(), why.to_string());
+            DeadLetterError { topic, why, transient }
+        };
+        let not_made = |e: TopicError| failed(&e, matches!(e, TopicError::Io { .. }));
         match store.topic(&name).map_or(0, |t| t.partitions().len() as u32) {
-            0 => store.create_topic(&name, partitions).map_err(|e| failed(&e))?,
-            n if n < partitions => store.add_partitions(&name, partitions).map_err(|e| failed(&e))?,
+            0 => store.create_topic(&name, partitions).map_err(not_made)?,
+            n if n < partitions => store.add_partitions(&name, partitions).map_err(not_made)?,
             _ => {}
         }
-        let log = store.partition(&name, number).ok_or_else(|| failed(&"it was deleted"))?;
-        let kept = originals(&log, from).map_err(|e| failed(&e))?;
+        let log = store.partition(&name, number).ok_or_else(|| failed(&"it was deleted", false))?;
+        let kept = originals(&log, from).map_err(|e| failed(&e, false))?;
         let append_time = |t: Arc<Topic>| t.config().timestamp_type == TimestampType::LogAppendTime;
         let timestamp_type =
             if store.topic(topic).is_some_and(append_time) { "LogAppendTime" } else { "CreateTime" };
@@ -153,21 +159,27 @@ impl DeadLetters {
                 self.unwritten = Some(std::mem::take(&mut self.open).finish(self.clock.now().0));
             }
             let Some(batch) = &self.unwritten else { return Ok(()) };
-            self.write(batch).map_err(|why| DeadLetterError { topic: self.log.topic().to_owned(), why })?;
+            self.write(batch)?;
             self.unwritten = None;
         }
     }
 
-    fn write(&self, batch: &[u8]) -> Result<(), String> {
-        let offset = self.log.append_batch(batch).map_err(|e| e.to_string())?;
-        if let Err(error) = self.log.commit(self.clock.now().0) {
-            // Whether it heals shows when it is tried again.
-            let _ = self.log.reset();
-            return Err(error.to_string());
-        }
+    fn write(&self, batch: &[u8]) -> Result<(), DeadLetterError> {
+        let failed = |why: &dyn Display, transient| {
+            let (topic, why) = (self.log.topic().to_owned(), why.to_string());
+            DeadLetterError { topic, why, transient }
+        };
+        let uncommitted =
+            |e: CommitError| failed(&e, !matches!(e, CommitError::Broken(_) | CommitError::Closed));
+        // An earlier try may have failed.
+        self.log.reset().map_err(uncommitted)?;
+        let appended = self.log.append_batch(batch);
+        let offset =
+            appended.map_err(|e| failed(&e, matches!(e, AppendError::Full | AppendError::Unavailable)))?;
+        self.log.commit(self.clock.now().0).map_err(uncommitted)?;
         // A committer may have taken it first, and failed.
         let durable = self.log.high_watermark() > offset;
-        if durable { Ok(()) } else { Err("the write failed".to_owned()) }
+        if durable { Ok(()) } else { Err(failed(&"the write failed", true)) }
     }
 
     /// What the caller has left behind for good does not come again.

@@ -28,7 +28,7 @@ use tokio::{
 use crate::{
     clock::Clock,
     codes::Codes,
-    dead_letter::{Cause, DeadLetterError, DeadLetters},
+    dead_letter::{Cause, DeadLetters},
     partition::Partition,
     records::{Entry, Place, entries},
 };
@@ -138,6 +138,9 @@ pub enum IssueError {
     /// The log cannot be read.
     #[error("the log cannot be read: {0}")]
     Log(String),
+    /// What came to nothing can be kept nowhere, until a restart.
+    #[error("{0}")]
+    DeadLetter(String),
 }
 
 /// Writes one partition's decisions into a ledger.
@@ -211,14 +214,37 @@ impl<L: Ledger> Issuer<L> {
         };
         check_log(number, &log, lease.next_offset)?;
         let state = state.filter(|s| s.next_offset() <= lease.next_offset).unwrap_or_else(fresh_state);
-        let keeping = keep.map(|(store, clock)| {
-            let (topic, from) = (log.topic(), lease.next_offset);
-            let dead = DeadLetters::open(&store, topic, number, place.partitions, from, clock)?;
-            Ok(Keeping { store, since: 0, dead })
-        });
-        let keeping = keeping.transpose().map_err(|e: DeadLetterError| IssueError::Log(e.to_string()))?;
+        let keeping = match keep {
+            Some((store, clock)) => {
+                let dead = Self::open_dead(&store, &place, &log, lease.next_offset, &clock).await?;
+                Some(Keeping { store, since: 0, dead })
+            }
+            None => None,
+        };
         let (buffer, unpacked) = (Vec::new(), Vec::new());
         Ok(Issuer { place, log, ledger, codes, throttle, state, buffer, unpacked, lease, keeping })
+    }
+
+    /// Where dead letters go; tried until there is room for it.
+    async fn open_dead(
+        store: &Store,
+        place: &Place,
+        log: &PartitionLog,
+        from: Offset,
+        clock: &Clock,
+    ) -> Result<DeadLetters, IssueError> {
+        let mut wait = BACKOFF.0;
+        loop {
+            match DeadLetters::open(store, log.topic(), place.number, place.partitions, from, clock.clone()) {
+                Ok(dead) => return Ok(dead),
+                Err(error) if error.transient => {
+                    tracing::warn!(partition = place.number, %error, "trying again");
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(BACKOFF.1);
+                }
+                Err(error) => return Err(IssueError::DeadLetter(error.to_string())),
+            }
+        }
     }
 
     /// Writes until it is told to finish; then everything that is committed is written.
@@ -285,7 +311,7 @@ impl<L: Ledger> Issuer<L> {
                 }
                 let verdict = self.place.apply(&mut self.state, &entry, &mut events);
                 if entry.offset >= self.lease.next_offset {
-                    self.bury(&entry, verdict, partition).await;
+                    self.bury(&entry, verdict, partition).await?;
                     for (index, event) in events.drain(..) {
                         self.changes(index, event, |change| changes.push((entry.offset, change)));
                     }
@@ -303,26 +329,33 @@ impl<L: Ledger> Issuer<L> {
     }
 
     /// Keeps a record that came to nothing as a dead letter.
-    async fn bury(&mut self, entry: &Entry<'_>, verdict: Verdict, partition: Option<&Partition>) {
-        let (Some(keeping), Some(cause)) = (&mut self.keeping, Cause::of(verdict)) else { return };
+    async fn bury(
+        &mut self,
+        entry: &Entry<'_>,
+        verdict: Verdict,
+        partition: Option<&Partition>,
+    ) -> Result<(), IssueError> {
+        let (Some(keeping), Some(cause)) = (&mut self.keeping, Cause::of(verdict)) else { return Ok(()) };
         keeping.dead.keep(entry, cause, &self.place.reason(entry, cause));
         if let Some(p) = partition {
             p.counters.dead_letters.increment(1);
         }
-        if keeping.dead.is_full() {
-            self.flush_dead().await;
-        }
+        if keeping.dead.is_full() { self.flush_dead().await } else { Ok(()) }
     }
 
     /// Makes the dead letters durable, tried until they are: the ledger must not go past what is kept nowhere.
-    async fn flush_dead(&mut self) {
-        let Some(keeping) = &mut self.keeping else { return };
+    async fn flush_dead(&mut self) -> Result<(), IssueError> {
+        let Some(keeping) = &mut self.keeping else { return Ok(()) };
         let mut wait = BACKOFF.0;
         while let Err(error) = keeping.dead.flush() {
+            if !error.transient {
+                return Err(IssueError::DeadLetter(error.to_string()));
+            }
             tracing::warn!(partition = self.place.number, %error, "trying again");
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(BACKOFF.1);
         }
+        Ok(())
     }
 
     /// What an event means to the ledger.
@@ -364,7 +397,7 @@ impl<L: Ledger> Issuer<L> {
         let coupons = changes.iter().filter(|c| matches!(c.1, Change::Issued(_))).count() as u64;
         let start = Instant::now();
         self.throttle.take(coupons).await;
-        self.flush_dead().await;
+        self.flush_dead().await?;
         let (from, epoch) = (self.lease.next_offset, self.lease.epoch);
         let changes = std::mem::take(changes);
         let mut batch = LedgerBatch { partition: self.place.number, epoch, from, to, changes };
@@ -444,8 +477,7 @@ impl<L: Ledger> Issuer<L> {
                 keeping.dead.keep(&entry, Cause::Ledger, &error.to_string());
             }
         }
-        self.flush_dead().await;
-        Ok(())
+        self.flush_dead().await
     }
 
     /// What the ledger has already is counted once, from the state, up to where the ledger stands.

@@ -19,6 +19,8 @@ use crate::{
 /// When worlds begin, in milliseconds.
 const BEGIN: i64 = 1_700_000_000_000;
 const EIO: i32 = 5;
+/// An issuer that has waited so many times in one step makes somebody restart the process. Each try is a wait.
+const PATIENCE: u32 = 1_000;
 
 type Outcome = Result<Claimed, Unanswered>;
 
@@ -301,7 +303,7 @@ impl World {
         let partition = node.flow.partitions()[which].clone();
         let step = tokio::select! {
             biased;
-            step = issuer.step(Some(&partition)) => Some(step),
+            step = patient(issuer.step(Some(&partition))) => Some(step),
             () = self.ledger.killed.notified() => None,
         };
         self.ledger.plan([]);
@@ -311,6 +313,11 @@ impl World {
             None => self.summary.issuers += 1,
             Some(Ok(_)) => self.node.as_mut().expect("runs").issuers[which] = Some(issuer),
             Some(Err(IssueError::Log(_))) => {}
+            Some(Err(IssueError::DeadLetter(_))) => {
+                drop((issuer, partition));
+                let power = self.random.bool();
+                self.die(power).await?;
+            }
             Some(Err(error)) => return Err(format!("issuer {which} gave up: {error}")),
         }
         Ok(())
@@ -320,16 +327,23 @@ impl World {
     async fn replace_issuer(&mut self) -> Result<(), String> {
         let which = self.random.usize(..self.partitions as usize);
         self.note(format!("another issuer {which}"));
-        self.start_issuer(which).await
+        match self.start_issuer(which).await {
+            Ok(()) => Ok(()),
+            Err(IssueError::DeadLetter(_)) => {
+                let power = self.random.bool();
+                self.die(power).await
+            }
+            Err(error) => Err(error.to_string()),
+        }
     }
 
-    async fn start_issuer(&mut self, which: usize) -> Result<(), String> {
+    async fn start_issuer(&mut self, which: usize) -> Result<(), IssueError> {
         if self.random.u32(..6) == 0 {
             self.ledger.plan([[Fault::Fails, Fault::FailsAfter][self.random.usize(..2)]]);
         }
         let node = self.node.as_mut().expect("runs");
         let partition = node.flow.partitions()[which].clone();
-        let issuer = node.flow.issuer(&partition, &self.ledger).await.map_err(|e| e.to_string())?;
+        let issuer = patient(node.flow.issuer(&partition, &self.ledger)).await?;
         if let Some(old) = node.issuers[which].replace(issuer) {
             node.zombies.push((which, old));
         }
@@ -343,11 +357,11 @@ impl World {
             return Ok(());
         }
         let (which, mut zombie) = node.zombies.swap_remove(self.random.usize(..node.zombies.len()));
-        let step = zombie.step(None).await;
+        let step = patient(zombie.step(None)).await;
         self.note(format!("zombie issuer {which}: {:?}", step.as_ref().map_err(|e| e.to_string())));
         match step {
             Ok(_) => self.node.as_mut().expect("runs").zombies.push((which, zombie)),
-            Err(IssueError::Replaced(_) | IssueError::Log(_)) => {}
+            Err(IssueError::Replaced(_) | IssueError::Log(_) | IssueError::DeadLetter(_)) => {}
             Err(error) => return Err(format!("zombie {which} gave up: {error}")),
         }
         Ok(())
@@ -434,7 +448,7 @@ impl World {
         self.check(false).await?;
         for which in 0..self.partitions as usize {
             if self.random.u32(..4) > 0 {
-                self.start_issuer(which).await?;
+                self.start_issuer(which).await.map_err(|e| e.to_string())?;
             }
         }
         for (campaign, spec) in self.campaigns.clone() {
@@ -478,7 +492,7 @@ impl World {
             for _ in 0..2 {
                 self.try_turn(which);
             }
-            self.start_issuer(which).await?;
+            self.start_issuer(which).await.map_err(|e| e.to_string())?;
             let node = self.node.as_mut().expect("runs");
             let partition = node.flow.partitions()[which].clone();
             let issuer = node.issuers[which].take().expect("just started");
@@ -499,6 +513,20 @@ impl World {
     fn note(&mut self, what: String) {
         self.transcript.push(what);
     }
+}
+
+/// Waits for an issuer, but not for ever: it may wait for the disk, which nothing else here would make well.
+async fn patient<T>(what: impl Future<Output = Result<T, IssueError>>) -> Result<T, IssueError> {
+    let (mut what, mut polls) = (std::pin::pin!(what), 0);
+    std::future::poll_fn(|context| {
+        polls += 1;
+        if polls > PATIENCE { task::Poll::Ready(Err(stuck())) } else { what.as_mut().poll(context) }
+    })
+    .await
+}
+
+fn stuck() -> IssueError {
+    IssueError::DeadLetter("it tries without end".into())
 }
 
 fn spec(random: &mut fastrand::Rng) -> CampaignSpec {
