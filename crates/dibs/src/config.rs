@@ -14,7 +14,7 @@ use dibs_broker::BrokerConfig;
 use dibs_flow::{CLAIMS_TOPIC, FlowConfig, Secret};
 use serde::{Deserialize, Serialize};
 
-use crate::http::{Patience, UserSource, Verifier};
+use dibs_http::{Patience, UserSource, Verifier};
 
 /// What was said, by flag, variable or file. Nothing is checked yet.
 #[derive(clap::Args, Deserialize, Serialize, Default, Clone, Debug)]

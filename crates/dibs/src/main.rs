@@ -6,7 +6,6 @@
 mod cli;
 mod config;
 mod data;
-mod http;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

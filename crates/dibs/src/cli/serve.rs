@@ -14,7 +14,7 @@ use tokio::{
 
 use crate::{
     config::{Config, ServeArgs},
-    data, http,
+    data,
 };
 
 /// See the module.
@@ -80,7 +80,7 @@ async fn server(config: Config) -> anyhow::Result<()> {
         None => None,
     };
     let feeding = tokio::spawn(dibs_flow::feed(flow.clone(), stopped.clone()));
-    let app = http::App::new(
+    let app = dibs_http::App::new(
         flow.clone(),
         ledger.clone(),
         config.users,
@@ -89,7 +89,7 @@ async fn server(config: Config) -> anyhow::Result<()> {
         metrics,
         stopped.clone(),
     );
-    let serving = tokio::spawn(http::serve(listener, Arc::new(app), config.connections, stopped));
+    let serving = tokio::spawn(dibs_http::serve(listener, Arc::new(app), config.connections, stopped));
     // Scripts wait for this line to learn the port.
     println!("dibs is listening on http://{address}");
     for address in broker.iter().flat_map(Broker::addresses) {

@@ -1,6 +1,6 @@
 //! The product from the outside: the real binary, real HTTP, real files.
 //!
-//! Every answer is held against `src/http/openapi.json` ([`contract`]); [`scenario`] also proves that everything
+//! Every answer is held against `openapi.json` of `dibs-http` ([`contract`]); [`scenario`] also proves that everything
 //! which stands there was seen.
 
 #![allow(missing_docs, reason = "tests are read where they stand")]

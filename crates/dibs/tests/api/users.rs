@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use ring::{hmac, rand::SystemRandom, signature};
 use serde_json::{Value, json};
 
 use crate::{
@@ -36,29 +36,89 @@ fn read(file: &str) -> Vec<u8> {
     std::fs::read(fixture(file)).unwrap()
 }
 
-fn rsa() -> EncodingKey {
-    EncodingKey::from_rsa_pem(&read("rsa.pem")).unwrap()
+/// What signs tokens.
+enum Key {
+    Secret(Vec<u8>),
+    Rsa(signature::RsaKeyPair),
+    Ed25519(signature::Ed25519KeyPair),
+    P256(signature::EcdsaKeyPair),
 }
 
-fn ed25519() -> EncodingKey {
-    EncodingKey::from_ed_pem(&read("ed25519.pem")).unwrap()
+impl Key {
+    /// RFC 7518, 3.1.
+    fn sign(&self, algorithm: &str, message: &[u8]) -> Vec<u8> {
+        let random = SystemRandom::new();
+        match (self, algorithm) {
+            (Key::Secret(s), "HS256") => {
+                hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, s), message).as_ref().to_vec()
+            }
+            (Key::Secret(s), "HS512") => {
+                hmac::sign(&hmac::Key::new(hmac::HMAC_SHA512, s), message).as_ref().to_vec()
+            }
+            (Key::Rsa(key), _) => {
+                let padding: &dyn signature::RsaEncoding = match algorithm {
+                    "RS256" => &signature::RSA_PKCS1_SHA256,
+                    "RS512" => &signature::RSA_PKCS1_SHA512,
+                    "PS256" => &signature::RSA_PSS_SHA256,
+                    other => panic!("{other}"),
+                };
+                let mut signed = vec![0; key.public().modulus_len()];
+                key.sign(padding, &random, message, &mut signed).unwrap();
+                signed
+            }
+            (Key::Ed25519(key), "EdDSA") => key.sign(message).as_ref().to_vec(),
+            (Key::P256(key), "ES256") => key.sign(&random, message).unwrap().as_ref().to_vec(),
+            (_, other) => panic!("{other}"),
+        }
+    }
 }
 
-fn hs256() -> EncodingKey {
-    EncodingKey::from_secret(read("hs256.txt").trim_ascii())
+/// What a PEM file holds.
+fn der(file: &str) -> Vec<u8> {
+    let text = String::from_utf8(read(file)).unwrap();
+    let base64: String = text.lines().filter(|line| !line.starts_with("-----")).collect();
+    data_encoding::BASE64.decode(base64.as_bytes()).unwrap()
 }
 
-fn token(algorithm: Algorithm, claims: &Value, key: &EncodingKey) -> String {
-    encode(&Header::new(algorithm), claims, key).unwrap()
+fn rsa() -> Key {
+    Key::Rsa(signature::RsaKeyPair::from_pkcs8(&der("rsa.pem")).unwrap())
 }
 
-fn with_kid(kid: &str, algorithm: Algorithm, key: &EncodingKey) -> String {
-    let header = Header { kid: Some(kid.into()), ..Header::new(algorithm) };
-    encode(&header, &good("u"), key).unwrap()
+fn ed25519() -> Key {
+    Key::Ed25519(signature::Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der("ed25519.pem")).unwrap())
+}
+
+fn p256() -> Key {
+    let algorithm = &signature::ECDSA_P256_SHA256_FIXED_SIGNING;
+    let key = signature::EcdsaKeyPair::from_pkcs8(algorithm, &der("p256.pem"), &SystemRandom::new());
+    Key::P256(key.unwrap())
+}
+
+fn hs256() -> Key {
+    secret(read("hs256.txt").trim_ascii())
+}
+
+fn secret(bytes: &[u8]) -> Key {
+    Key::Secret(bytes.to_vec())
+}
+
+fn signed(header: &Value, claims: &Value, key: &Key) -> String {
+    let part = |json: &Value| data_encoding::BASE64URL_NOPAD.encode(json.to_string().as_bytes());
+    let message = format!("{}.{}", part(header), part(claims));
+    let signature = key.sign(header["alg"].as_str().unwrap(), message.as_bytes());
+    format!("{message}.{}", data_encoding::BASE64URL_NOPAD.encode(&signature))
+}
+
+fn token(algorithm: &str, claims: &Value, key: &Key) -> String {
+    signed(&json!({"typ": "JWT", "alg": algorithm}), claims, key)
+}
+
+fn with_kid(kid: &str, algorithm: &str, key: &Key) -> String {
+    signed(&json!({"alg": algorithm, "kid": kid}), &good("u"), key)
 }
 
 /// What no server may take, whatever its key: faults of the claims, signed with the right key.
-fn wrong_claims(api: &Api<'_>, algorithm: Algorithm, key: &EncodingKey) {
+fn wrong_claims(api: &Api<'_>, algorithm: &str, key: &Key) {
     // A leeway of a minute for clocks that differ is usual; an hour is beyond it.
     for (what, claims) in [
         ("expired", json!({"sub": "u", "exp": now() - 3_600})),
@@ -79,7 +139,7 @@ fn wrong_claims(api: &Api<'_>, algorithm: Algorithm, key: &EncodingKey) {
 }
 
 /// Tokens that were altered, or never signed.
-fn forged(api: &Api<'_>, algorithm: Algorithm, key: &EncodingKey) {
+fn forged(api: &Api<'_>, algorithm: &str, key: &Key) {
     let real = token(algorithm, &good("u"), key);
     let parts: Vec<&str> = real.split('.').collect();
     let other = token(algorithm, &good("v"), key);
@@ -112,16 +172,16 @@ fn forged(api: &Api<'_>, algorithm: Algorithm, key: &EncodingKey) {
 fn a_secret_verifies_hs256_and_nothing_else() {
     let server = with_key("hs256.txt");
     let api = Api::new(&server.address);
-    let win = claim(&api, &token(Algorithm::HS256, &good("김철수"), &hs256())).is(201);
+    let win = claim(&api, &token("HS256", &good("김철수"), &hs256())).is(201);
     assert_eq!(win["user"], "김철수");
-    let again = claim(&api, &token(Algorithm::HS256, &good("김철수"), &hs256())).is(200);
+    let again = claim(&api, &token("HS256", &good("김철수"), &hs256())).is(200);
     assert_eq!(again["rank"], win["rank"]);
-    let wrong = EncodingKey::from_secret(b"another-secret-of-the-same-length-more");
-    claim(&api, &token(Algorithm::HS256, &good("u"), &wrong)).refused(401, "user_unknown");
-    claim(&api, &token(Algorithm::HS512, &good("u"), &hs256())).refused(401, "user_unknown");
-    claim(&api, &token(Algorithm::RS256, &good("u"), &rsa())).refused(401, "user_unknown");
-    wrong_claims(&api, Algorithm::HS256, &hs256());
-    forged(&api, Algorithm::HS256, &hs256());
+    let wrong = secret(b"another-secret-of-the-same-length-more");
+    claim(&api, &token("HS256", &good("u"), &wrong)).refused(401, "user_unknown");
+    claim(&api, &token("HS512", &good("u"), &hs256())).refused(401, "user_unknown");
+    claim(&api, &token("RS256", &good("u"), &rsa())).refused(401, "user_unknown");
+    wrong_claims(&api, "HS256", &hs256());
+    forged(&api, "HS256", &hs256());
     assert_eq!(api.get("/v1/campaigns/c").is(200)["won"], 1);
 }
 
@@ -129,50 +189,65 @@ fn a_secret_verifies_hs256_and_nothing_else() {
 fn a_public_rsa_key_verifies_rs256_and_is_no_secret() {
     let server = with_key("rsa.pub.pem");
     let api = Api::new(&server.address);
-    assert_eq!(claim(&api, &token(Algorithm::RS256, &good("u"), &rsa())).is(201)["user"], "u");
+    assert_eq!(claim(&api, &token("RS256", &good("u"), &rsa())).is(201)["user"], "u");
     // Everybody knows the public key: taken for a secret it would sign for everybody.
     let pem = read("rsa.pub.pem");
-    for secret in [&pem[..], pem.trim_ascii(), &pem[..pem.len() - 1]] {
-        let confused = token(Algorithm::HS256, &good("u"), &EncodingKey::from_secret(secret));
+    for text in [&pem[..], pem.trim_ascii(), &pem[..pem.len() - 1]] {
+        let confused = token("HS256", &good("u"), &secret(text));
         claim(&api, &confused).refused(401, "user_unknown");
     }
-    claim(&api, &token(Algorithm::EdDSA, &good("u"), &ed25519())).refused(401, "user_unknown");
-    claim(&api, &token(Algorithm::PS256, &good("u"), &rsa())).refused(401, "user_unknown");
-    wrong_claims(&api, Algorithm::RS256, &rsa());
-    forged(&api, Algorithm::RS256, &rsa());
+    claim(&api, &token("EdDSA", &good("u"), &ed25519())).refused(401, "user_unknown");
+    claim(&api, &token("PS256", &good("u"), &rsa())).refused(401, "user_unknown");
+    wrong_claims(&api, "RS256", &rsa());
+    forged(&api, "RS256", &rsa());
 }
 
 #[test]
 fn a_public_ed25519_key_verifies_eddsa() {
     let server = with_key("ed25519.pub.pem");
     let api = Api::new(&server.address);
-    assert_eq!(claim(&api, &token(Algorithm::EdDSA, &good("u"), &ed25519())).is(201)["user"], "u");
-    let confused = EncodingKey::from_secret(&read("ed25519.pub.pem"));
-    claim(&api, &token(Algorithm::HS256, &good("u"), &confused)).refused(401, "user_unknown");
-    claim(&api, &token(Algorithm::RS256, &good("u"), &rsa())).refused(401, "user_unknown");
-    wrong_claims(&api, Algorithm::EdDSA, &ed25519());
-    forged(&api, Algorithm::EdDSA, &ed25519());
+    assert_eq!(claim(&api, &token("EdDSA", &good("u"), &ed25519())).is(201)["user"], "u");
+    let confused = secret(&read("ed25519.pub.pem"));
+    claim(&api, &token("HS256", &good("u"), &confused)).refused(401, "user_unknown");
+    claim(&api, &token("RS256", &good("u"), &rsa())).refused(401, "user_unknown");
+    wrong_claims(&api, "EdDSA", &ed25519());
+    forged(&api, "EdDSA", &ed25519());
+}
+
+/// The same key as openssl writes it in other ways, and a curve of NIST's.
+#[test]
+fn a_public_key_may_stand_in_a_file_as_openssl_writes_it() {
+    for (file, algorithm, key) in [
+        ("rsa.pkcs1.pem", "RS256", rsa()),
+        ("p256.pub.pem", "ES256", p256()),
+        ("p256.crt.pem", "ES256", p256()),
+    ] {
+        let server = with_key(file);
+        let api = Api::new(&server.address);
+        assert_eq!(claim(&api, &token(algorithm, &good("u"), &key)).is(201)["user"], "u", "{file}");
+        forged(&api, algorithm, &key);
+    }
 }
 
 #[test]
 fn a_jwks_verifies_with_the_key_that_the_token_names() {
     let server = with_key("jwks.json");
     let api = Api::new(&server.address);
-    claim(&api, &with_kid("rsa-1", Algorithm::RS256, &rsa())).is(201);
-    claim(&api, &with_kid("ed-1", Algorithm::EdDSA, &ed25519())).is(200);
+    claim(&api, &with_kid("rsa-1", "RS256", &rsa())).is(201);
+    claim(&api, &with_kid("ed-1", "EdDSA", &ed25519())).is(200);
     // Without a kid the algorithm leads to the key.
-    claim(&api, &token(Algorithm::RS256, &good("v"), &rsa())).is(201);
+    claim(&api, &token("RS256", &good("v"), &rsa())).is(201);
     for bad in [
-        with_kid("rsa-2", Algorithm::RS256, &rsa()),
-        with_kid("ed-1", Algorithm::RS256, &rsa()),
-        with_kid("rsa-1", Algorithm::EdDSA, &ed25519()),
-        with_kid("rsa-1", Algorithm::HS256, &EncodingKey::from_secret(&read("rsa.pub.pem"))),
-        with_kid("ed-1", Algorithm::HS256, &hs256()),
+        with_kid("rsa-2", "RS256", &rsa()),
+        with_kid("ed-1", "RS256", &rsa()),
+        with_kid("rsa-1", "EdDSA", &ed25519()),
+        with_kid("rsa-1", "HS256", &secret(&read("rsa.pub.pem"))),
+        with_kid("ed-1", "HS256", &hs256()),
     ] {
         claim(&api, &bad).refused(401, "user_unknown");
     }
-    wrong_claims(&api, Algorithm::EdDSA, &ed25519());
-    forged(&api, Algorithm::RS256, &rsa());
+    wrong_claims(&api, "EdDSA", &ed25519());
+    forged(&api, "RS256", &rsa());
 }
 
 /// A provider's set while it changes keys: an older key of the same kind first, and keys for other uses.
@@ -196,8 +271,8 @@ fn a_jwks_may_hold_keys_that_are_not_for_us() {
     std::fs::write(&file, set.to_string()).unwrap();
     let server = with_key(file.to_str().unwrap());
     let api = Api::new(&server.address);
-    claim(&api, &token(Algorithm::EdDSA, &good("u"), &ed25519())).is(201);
-    claim(&api, &with_kid("rsa-1", Algorithm::RS256, &rsa())).is(200);
+    claim(&api, &token("EdDSA", &good("u"), &ed25519())).is(201);
+    claim(&api, &with_kid("rsa-1", "RS256", &rsa())).is(200);
     std::fs::write(&file, json!({"keys": [unused, unknown]}).to_string()).unwrap();
     let none = run(&["serve", "--jwt-key", file.to_str().unwrap(), "--print-config"]);
     assert_eq!(none.status.code(), Some(2));
@@ -209,7 +284,7 @@ fn a_jwks_may_hold_keys_that_are_not_for_us() {
 fn a_token_speaks_for_its_own_user_only() {
     let server = with_key("hs256.txt");
     let api = Api::new(&server.address);
-    let as_u = format!("Bearer {}", token(Algorithm::HS256, &good("u"), &hs256()));
+    let as_u = format!("Bearer {}", token("HS256", &good("u"), &hs256()));
     let as_u = [("authorization", &*as_u), ("x-user-id", "v")];
     let win = api.call("POST", "/v1/campaigns/c/claims", &as_u, br#"{"user":"v"}"#).is(201);
     assert_eq!(win["user"], "u");
@@ -267,10 +342,8 @@ fn a_key_that_cannot_serve_is_refused_at_the_start() {
         (file("short", "too-short"), "at least 32 bytes"),
         (file("empty.json", r#"{"keys":[]}"#), "no key"),
         (file("other.json", r#"{"a":1}"#), "not a JWKS"),
-        (
-            file("broken.pem", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"),
-            "neither an RSA",
-        ),
+        (file("broken.pem", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"), "no RSA"),
+        (fixture("rsa.pem"), "is a private key"),
         ("/nowhere/at/all".into(), "/nowhere/at/all"),
     ] {
         let ended = run(&["serve", "--print-config", "--jwt-key", &path]);

@@ -35,8 +35,9 @@ const GRACE: Duration = Duration::from_secs(10);
 
 type Body = Either<Full<Bytes>, axum::body::Body>;
 
-/// Serves until `stop` is true, then answers what is in flight and returns.
-pub(crate) async fn serve(
+/// Serves until `stop` is true, then answers what is in flight and returns. At most `connections` are open at a
+/// time; more wait in the kernel's queue.
+pub async fn serve(
     listener: TcpListener,
     app: Arc<App>,
     connections: usize,

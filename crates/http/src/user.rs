@@ -11,10 +11,10 @@ use jsonwebtoken::{
 };
 use serde::Deserialize;
 
-use super::problem::Problem;
+use super::{jwt, problem::Problem};
 
 /// Where the user of a request is named.
-pub(crate) enum UserSource {
+pub enum UserSource {
     /// `user` in the body (or the path).
     Body,
     /// A header of this name.
@@ -66,7 +66,7 @@ fn unauthorized(detail: impl ToString) -> Problem {
 }
 
 /// Verifies JWTs with one key, or with the key of a set that the token names.
-pub(crate) struct Verifier {
+pub struct Verifier {
     keys: Vec<(Option<String>, Algorithm, DecodingKey)>,
 }
 
@@ -76,17 +76,18 @@ struct Claims {
 }
 
 impl Verifier {
-    /// Reads a key file: a JWKS (JSON), an RSA or Ed25519 public key (PEM), or else the raw secret of HS256.
-    pub(crate) fn read(path: &Path) -> anyhow::Result<Verifier> {
+    /// Reads a key file: a JWKS (JSON), a public key or certificate (PEM; RSA, Ed25519, P-256 or P-384), or else
+    /// the raw secret of HS256.
+    pub fn read(path: &Path) -> anyhow::Result<Verifier> {
+        jwt::install();
         let bytes =
             std::fs::read(path).with_context(|| format!("cannot read the JWT key {}", path.display()))?;
         let text = String::from_utf8_lossy(&bytes);
         let keys = if text.trim_start().starts_with('{') {
             Self::jwks(&text)?
         } else if text.contains("-----BEGIN") {
-            let rsa = DecodingKey::from_rsa_pem(&bytes).map(|k| (None, Algorithm::RS256, k));
-            let key = rsa.or_else(|_| DecodingKey::from_ed_pem(&bytes).map(|k| (None, Algorithm::EdDSA, k)));
-            vec![key.context("the PEM file is neither an RSA nor an Ed25519 public key")?]
+            let (algorithm, key) = jwt::public_key(&bytes)?;
+            vec![(None, algorithm, key)]
         } else {
             let secret = text.trim().as_bytes();
             if secret.len() < 32 {

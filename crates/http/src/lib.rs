@@ -4,6 +4,7 @@ mod campaigns;
 mod claims;
 mod coupons;
 mod extract;
+mod jwt;
 mod ops;
 mod problem;
 mod server;
@@ -25,23 +26,23 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::watch;
 
 use problem::Problem;
-pub(crate) use server::serve;
-pub(crate) use user::{UserSource, Verifier};
+pub use server::serve;
+pub use user::{UserSource, Verifier};
 
 /// Largest body of a request, in bytes.
-pub(crate) const BODY_BYTES: usize = 64 * 1024;
+const BODY_BYTES: usize = 64 * 1024;
 /// Largest body of a code import, in bytes.
-pub(crate) const IMPORT_BYTES: usize = 64 * 1024 * 1024;
+const IMPORT_BYTES: usize = 64 * 1024 * 1024;
 
 /// How long a client may take. Whoever takes longer holds a connection and memory for nothing.
-pub(crate) struct Patience {
+pub struct Patience {
     /// A connection is looked at so often; one on which no request was begun since the last look and none is being
     /// answered is closed. So a client must send a request line and headers within twice this time.
-    pub(crate) idle: Duration,
+    pub idle: Duration,
     /// A body must arrive within so long of its headers.
-    pub(crate) body: Duration,
+    pub body: Duration,
     /// The same for a code import, which is a thousand times as large.
-    pub(crate) import: Duration,
+    pub import: Duration,
 }
 
 impl Default for Patience {
@@ -55,10 +56,10 @@ impl Default for Patience {
 }
 
 /// What the handlers share.
-pub(crate) struct App {
-    pub(crate) flow: Arc<Flow>,
-    pub(crate) ledger: Arc<SqliteLedger>,
-    pub(crate) users: UserSource,
+pub struct App {
+    flow: Arc<Flow>,
+    ledger: Arc<SqliteLedger>,
+    users: UserSource,
     admin_key: Option<String>,
     patience: Patience,
     metrics: PrometheusHandle,
@@ -66,7 +67,9 @@ pub(crate) struct App {
 }
 
 impl App {
-    pub(crate) fn new(
+    /// Campaigns and coupons are changed by whoever shows `admin_key`, and by everybody if there is none. `stop`
+    /// ends what would otherwise go on for ever, such as event streams.
+    pub fn new(
         flow: Arc<Flow>,
         ledger: Arc<SqliteLedger>,
         users: UserSource,
