@@ -11,7 +11,9 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 from checks import check, end, fresh
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import (AdminClient, ConfigResource, NewTopic, ResourceType, ScramCredentialInfo,
+from confluent_kafka.admin import (AclBinding, AclBindingFilter, AclOperation, AclPermissionType, AdminClient,
+                                   ConfigResource, NewTopic, ResourcePatternType, ResourceType,
+                                   ScramCredentialInfo,
                                    ScramMechanism, UserScramCredentialDeletion, UserScramCredentialUpsertion)
 
 DIBS = os.environ["DIBS"]
@@ -42,7 +44,7 @@ def certificates():
 
 
 class Broker:
-    def __init__(self, *more):
+    def __init__(self, *more, data="data", **own):
         jaas = "org.apache.kafka.common.security.plain.PlainLoginModule required user_kim=\"secret\";"
         listeners = ["SASL_PLAINTEXT://localhost:0", "SSL://localhost:0", "MTLS://localhost:0", "SASL_SSL://localhost:0"]
         settings = {
@@ -56,7 +58,8 @@ class Broker:
             "listener.name.mtls.ssl.client.auth": "required",
             "offsets.topic.num.partitions": "2",
         }
-        args = [DIBS, "broker", "--data", path("data"), *more]
+        settings.update((name.replace("_", "."), value) for name, value in own.items())
+        args = [DIBS, "broker", "--data", path(data), *more]
         for name, value in settings.items():
             args += ["--set", f"{name}={value}"]
         self.process = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=open(path("log"), "a"), text=True)
@@ -71,8 +74,8 @@ class Broker:
         assert self.process.wait(20) == 0
 
 
-def sasl(user, password, mechanism="PLAIN"):
-    return {"bootstrap.servers": broker.at(0), "security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": mechanism,
+def sasl(user, password, mechanism="PLAIN", of=None):
+    return {"bootstrap.servers": (of or broker).at(0), "security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": mechanism,
             "sasl.username": user, "sasl.password": password}
 
 
@@ -177,6 +180,103 @@ def credentials_are_altered_and_described():
     refused(sasl("choi", "long enough", "SCRAM-SHA-256"), KafkaError._AUTHENTICATION)
 
 
+class Guarded:
+    """A broker on which only kim may do what no list permits."""
+
+    def __init__(self):
+        self.start("--add-scram", "SCRAM-SHA-256=[name=lee,password=pencil]")
+        self.topic = fresh("guarded")
+        self.admin.create_topics([NewTopic(self.topic, 1, 1)])[self.topic].result(10)
+
+    def start(self, *more):
+        self.broker = Broker(*more, data="guarded", super_users="User:kim",
+                             authorizer_class_name="org.apache.kafka.metadata.authorizer.StandardAuthorizer")
+        self.admin = AdminClient(sasl("kim", "secret", of=self.broker))
+        self.lee = sasl("lee", "pencil", "SCRAM-SHA-256", of=self.broker)
+
+    def permit(self, kind, name, operation, pattern=ResourcePatternType.LITERAL, permission=AclPermissionType.ALLOW,
+               principal="User:lee"):
+        acl = AclBinding(kind, name, pattern, principal, "*", operation, permission)
+        self.admin.create_acls([acl])[acl].result(10)
+
+    def produced(self, topic):
+        errors = []
+        p = Producer({**self.lee, "log_level": 0})
+        p.produce(topic, b"x", on_delivery=lambda e, m: errors.append(e))
+        p.flush(10)
+        return errors[0] and errors[0].code()
+
+    def consumed(self, topic, group):
+        c = Consumer({**self.lee, "group.id": group, "auto.offset.reset": "earliest", "log_level": 0})
+        c.subscribe([topic])
+        try:
+            for _ in range(100):
+                m = c.poll(0.2)
+                if m is not None:
+                    return m.error() and m.error().code()
+            raise AssertionError("nothing was read")
+        finally:
+            c.close()
+
+
+def code_of(future):
+    try:
+        future.result(10)
+    except KafkaException as e:
+        return e.args[0].code()
+
+
+guarded = Guarded()
+
+
+@check
+def who_is_on_no_list_is_refused():
+    lee = AdminClient(guarded.lee)
+    assert guarded.produced(guarded.topic) == KafkaError.TOPIC_AUTHORIZATION_FAILED
+    assert guarded.consumed(guarded.topic, "g") in (KafkaError.TOPIC_AUTHORIZATION_FAILED,
+                                                    KafkaError.GROUP_AUTHORIZATION_FAILED)
+    assert list(lee.list_topics(timeout=10).topics) == []
+    assert code_of(lee.create_topics([NewTopic("other", 1, 1)])["other"]) == KafkaError.TOPIC_AUTHORIZATION_FAILED
+    assert code_of(lee.delete_topics([guarded.topic])[guarded.topic]) == KafkaError.TOPIC_AUTHORIZATION_FAILED
+    acl = AclBinding(ResourceType.TOPIC, "x", ResourcePatternType.LITERAL, "User:lee", "*", AclOperation.ALL,
+                     AclPermissionType.ALLOW)
+    assert code_of(lee.create_acls([acl])[acl]) == KafkaError.CLUSTER_AUTHORIZATION_FAILED
+
+
+@check
+def lists_permit_and_deny():
+    guarded.permit(ResourceType.TOPIC, "guarded", AclOperation.WRITE, ResourcePatternType.PREFIXED)
+    guarded.permit(ResourceType.TOPIC, guarded.topic, AclOperation.READ)
+    guarded.permit(ResourceType.GROUP, "g", AclOperation.READ, ResourcePatternType.PREFIXED)
+    assert guarded.produced(guarded.topic) is None
+    assert guarded.consumed(guarded.topic, "g1") is None
+    assert guarded.consumed(guarded.topic, "other") == KafkaError.GROUP_AUTHORIZATION_FAILED
+    assert list(AdminClient(guarded.lee).list_topics(timeout=10).topics) == [guarded.topic]
+    guarded.permit(ResourceType.TOPIC, guarded.topic, AclOperation.WRITE, permission=AclPermissionType.DENY)
+    assert guarded.produced(guarded.topic) == KafkaError.TOPIC_AUTHORIZATION_FAILED
+    assert guarded.consumed(guarded.topic, "g2") is None
+
+
+@check
+def lists_are_described_deleted_and_kept():
+    def described(pattern, name=None, operation=AclOperation.ANY):
+        f = AclBindingFilter(ResourceType.ANY, name, pattern, None, None, operation, AclPermissionType.ANY)
+        return {(a.name, a.operation, a.permission_type) for a in guarded.admin.describe_acls(f).result(10)}
+    before = described(ResourcePatternType.ANY)
+    assert len(before) == 4 and ("g", AclOperation.READ, AclPermissionType.ALLOW) in before, before
+    assert len(described(ResourcePatternType.MATCH, guarded.topic)) == 4
+    assert len(described(ResourcePatternType.LITERAL, guarded.topic)) == 2
+    guarded.broker.stop()
+    guarded.start()
+    assert described(ResourcePatternType.ANY) == before
+    deny = AclBindingFilter(ResourceType.TOPIC, None, ResourcePatternType.ANY, None, None, AclOperation.ANY,
+                            AclPermissionType.DENY)
+    assert len(guarded.admin.delete_acls([deny])[deny].result(10)) == 1
+    assert len(described(ResourcePatternType.ANY)) == 3
+    assert guarded.produced(guarded.topic) is None
+    open_admin = AdminClient(sasl("kim", "secret"))
+    assert code_of(open_admin.delete_acls([deny])[deny]) == KafkaError.SECURITY_DISABLED
+
 @check
 def tls_is_spoken_and_checked():
     round_trip(tls(1))
@@ -217,4 +317,5 @@ def credentials_survive_a_restart():
 
 
 broker.stop()
+guarded.broker.stop()
 end()

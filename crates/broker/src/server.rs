@@ -24,7 +24,10 @@ use crate::{
     connection::{self, Client, Hangup},
     coordinator::Coordinator,
     producer_ids::ProducerIds,
-    security::users::{Users, scram_user},
+    security::{
+        acl::Acls,
+        users::{Users, scram_user},
+    },
     topics::{Owned, Topics, random_uuid},
     transactions::{Around, Transactions},
 };
@@ -38,6 +41,8 @@ pub(crate) struct Shared {
     pub(crate) topics: Arc<Topics>,
     pub(crate) groups: Arc<Coordinator>,
     pub(crate) users: Users,
+    /// `None` lets everybody do everything.
+    pub(crate) acls: Option<Acls>,
     pub(crate) cluster_id: String,
     /// What is listened on, with the real ports; as many as `config.listeners`.
     pub(crate) bound: Vec<SocketAddr>,
@@ -103,6 +108,11 @@ impl Broker {
         };
         let shared = Arc::new(Shared {
             users: Users::open(&topics, config.security.plain.clone())?,
+            acls: config
+                .authorizer
+                .clone()
+                .map(|a| Acls::open(&topics, a.super_users, a.open))
+                .transpose()?,
             groups,
             transactions: Transactions::open(around),
             cluster_id: cluster_id(&topics)?,

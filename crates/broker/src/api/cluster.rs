@@ -10,6 +10,7 @@ use kafka_protocol::{
 };
 
 use super::{Context, text, topic_name};
+use crate::security::acl::{CLUSTER, Kind, Operation};
 
 /// The topic that Kafka's controllers keep their state in.
 const METADATA: &str = "__cluster_metadata";
@@ -22,6 +23,10 @@ pub(crate) async fn answer(cx: Context, request: DescribeClusterRequest) -> Desc
             .with_error_message(Some(text("The request was sent to an endpoint of the wrong type.")))
             .with_endpoint_type(1);
     }
+    let operations = match request.include_cluster_authorized_operations {
+        true => cx.operations(Kind::Cluster, CLUSTER),
+        false => i32::MIN,
+    };
     let (host, port) = cx.shared.advertised(&cx.client);
     let broker = DescribeClusterBroker::default()
         .with_broker_id(BrokerId(cx.shared.config.node_id))
@@ -32,9 +37,13 @@ pub(crate) async fn answer(cx: Context, request: DescribeClusterRequest) -> Desc
         .with_controller_id(BrokerId(cx.shared.config.node_id))
         .with_endpoint_type(1)
         .with_brokers(vec![broker])
+        .with_cluster_authorized_operations(operations)
 }
 
 pub(crate) async fn quorum(cx: Context, request: DescribeQuorumRequest) -> DescribeQuorumResponse {
+    if let Err(e) = cx.cluster(Operation::Describe) {
+        return DescribeQuorumResponse::default().with_error_code(e.code());
+    }
     let asked = request.topics.first().filter(|t| &*t.topic_name == METADATA && t.partitions.len() == 1);
     if request.topics.len() != 1 || asked.is_none_or(|t| t.partitions[0].partition_index != 0) {
         let topics = request.topics.into_iter().map(|t| {

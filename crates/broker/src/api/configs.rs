@@ -16,6 +16,7 @@ use kafka_protocol::{
 use super::{Context, blocking, text};
 use crate::{
     config::{BROKER_SETTINGS, BrokerConfig, TOPIC_SETTINGS, TopicConfig, TopicSetting, Type, topic_setting},
+    security::acl::Operation,
     topics::{check_config, effective},
 };
 
@@ -63,6 +64,7 @@ fn described(
         keys.is_none_or(|keys| keys.is_empty() || keys.iter().any(|k| &**k == n))
     };
     let config = &cx.shared.config;
+    may(cx, Operation::DescribeConfigs, resource.resource_type, name)?;
     match resource.resource_type {
         TOPIC => {
             let Some(topic) = cx.shared.topics.get(name) else {
@@ -94,6 +96,16 @@ fn described(
         BROKER_LOGGER | CLIENT_METRICS | GROUP => Ok(Vec::new()),
         other => Err((ResponseError::InvalidRequest, format!("Unsupported resource type: {other}"))),
     }
+}
+
+/// Whether the settings of a resource are the client's to read, or to change.
+fn may(cx: &Context, operation: Operation, kind: i8, name: &str) -> Result<(), Refusal> {
+    let may = match kind {
+        TOPIC => cx.topic(operation, name),
+        GROUP => cx.group(operation, name),
+        _ => cx.cluster(operation),
+    };
+    may.map_err(|e| (e, e.to_string()))
 }
 
 fn topic_entry(
@@ -213,6 +225,7 @@ async fn change_topic(
     validate_only: bool,
     change: impl FnOnce(TopicConfig) -> Result<TopicConfig, Refusal>,
 ) -> Result<(), Refusal> {
+    may(cx, Operation::AlterConfigs, resource_type, name)?;
     if resource_type != TOPIC {
         let why = "Only topics' settings can be changed while the broker runs; the broker's own are set when it starts.";
         return Err((ResponseError::InvalidRequest, why.to_owned()));
@@ -291,6 +304,9 @@ fn apply_all(
 
 pub(crate) async fn list(cx: Context, request: ListConfigResourcesRequest) -> ListConfigResourcesResponse {
     let response = ListConfigResourcesResponse::default();
+    if let Err(e) = cx.cluster(Operation::DescribeConfigs) {
+        return response.with_error_code(e.code());
+    }
     let wanted = match (cx.version, request.resource_types.is_empty()) {
         (0, _) => vec![CLIENT_METRICS],
         (_, true) => vec![TOPIC, BROKER, BROKER_LOGGER, CLIENT_METRICS, GROUP],

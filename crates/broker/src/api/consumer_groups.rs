@@ -18,6 +18,7 @@ use crate::{
         consumer::{Beat, Member},
         record::consumer::Partitions,
     },
+    security::acl::{Kind, Operation},
     server::base64url,
     topics::{Topics, random_uuid},
 };
@@ -30,6 +31,13 @@ pub(crate) async fn heartbeat(
     request: ConsumerGroupHeartbeatRequest,
 ) -> ConsumerGroupHeartbeatResponse {
     let group = request.group_id.to_string();
+    let names = request.subscribed_topic_names.iter().flatten();
+    let may = names.fold(cx.group(Operation::Read, &group), |may, name| {
+        may.and_then(|()| cx.topic(Operation::Describe, name))
+    });
+    if let Err(e) = may {
+        return ConsumerGroupHeartbeatResponse::default().with_error_code(e.code());
+    }
     let mut beat = beat(&cx, request);
     if beat.member.is_empty() && beat.epoch == 0 && cx.version < OWN_ID {
         beat.member = base64url(random_uuid().as_bytes());
@@ -95,6 +103,10 @@ pub(crate) async fn describe(
                 .with_error_code(error.code())
                 .with_error_message(Some(text(why)))
         };
+        if let Err(e) = cx.group(Operation::Describe, &id) {
+            groups.push(refuse(e, String::new()).with_group_id(id));
+            continue;
+        }
         let topics = &cx.shared.topics;
         let found = cx.shared.groups.with(&id, |shard, _, _| match shard.get(&id) {
             None => refuse(ResponseError::GroupIdNotFound, format!("Group {} not found.", &**id)),
@@ -103,7 +115,11 @@ pub(crate) async fn describe(
             }),
         });
         let group = found.await.unwrap_or_else(|e| refuse(e, String::new()));
-        groups.push(group.with_group_id(id));
+        let operations = match request.include_authorized_operations {
+            true => cx.operations(Kind::Group, &id),
+            false => i32::MIN,
+        };
+        groups.push(group.with_group_id(id).with_authorized_operations(operations));
     }
     ConsumerGroupDescribeResponse::default().with_groups(groups)
 }

@@ -10,6 +10,7 @@ use kafka_protocol::{
 };
 
 use super::{Context, blocking, text};
+use crate::security::acl::Operation;
 
 pub(crate) async fn answer(cx: Context, request: CreatePartitionsRequest) -> CreatePartitionsResponse {
     let mut results = Vec::with_capacity(request.topics.len());
@@ -29,6 +30,7 @@ async fn grow(
     validate_only: bool,
 ) -> Result<(), (ResponseError, String)> {
     let refuse = |error: ResponseError, why: String| Err((error, why));
+    cx.topic(Operation::Alter, &wanted.name).map_err(|e| (e, "Authorization failed.".to_owned()))?;
     let Some(topic) = cx.shared.topics.get(&wanted.name) else {
         let why = "This server does not host this topic-partition.".to_owned();
         return refuse(ResponseError::UnknownTopicOrPartition, why);

@@ -13,6 +13,7 @@ use kafka_protocol::{
 use super::{Context, blocking, configs, text};
 use crate::{
     config::TopicConfig,
+    security::acl::Operation,
     server::Shared,
     topics::{Topic, check_config, is_internal},
 };
@@ -51,12 +52,20 @@ async fn create(
     topic: CreatableTopic,
     validate_only: bool,
 ) -> Result<CreatableTopicResult, Refusal> {
+    let may = cx.cluster(Operation::Create).or_else(|_| cx.topic(Operation::Create, &topic.name));
+    may.map_err(|e| (e, "Authorization failed.".to_owned()))?;
     let (partitions, own) = check(cx, &topic)?;
-    let described = configs::of_new_topic(&cx.shared.config, &own);
-    let result = CreatableTopicResult::default()
-        .with_num_partitions(partitions as i32)
-        .with_replication_factor(1)
-        .with_configs(Some(described));
+    let result = match cx.topic(Operation::DescribeConfigs, &topic.name) {
+        Ok(()) => CreatableTopicResult::default()
+            .with_num_partitions(partitions as i32)
+            .with_replication_factor(1)
+            .with_configs(Some(configs::of_new_topic(&cx.shared.config, &own))),
+        Err(e) => CreatableTopicResult::default()
+            .with_num_partitions(-1)
+            .with_replication_factor(-1)
+            .with_configs(Some(Vec::new()))
+            .with_topic_config_error_code(e.code()),
+    };
     if validate_only {
         return Ok(result);
     }

@@ -6,15 +6,17 @@ use kafka_protocol::{
 };
 
 use super::{Context, blocking, code, fetch};
-use crate::topics::Partition;
+use crate::{security::acl::Operation, topics::Partition};
 
 pub(crate) async fn answer(cx: Context, request: DeleteRecordsRequest) -> DeleteRecordsResponse {
     let owned = |name: &str| cx.shared.topics.owned(name).is_some();
     let mut topics = Vec::with_capacity(request.topics.len());
     for topic in request.topics {
+        let may = cx.topic(Operation::Delete, &topic.name);
         let mut partitions = Vec::with_capacity(topic.partitions.len());
         for wanted in topic.partitions {
             let done = match cx.shared.topics.get(&topic.name) {
+                _ if may.is_err() => Err(ResponseError::TopicAuthorizationFailed),
                 Some(t) if t.is_internal() || t.only_compacts() || owned(&topic.name) => {
                     Err(ResponseError::PolicyViolation)
                 }

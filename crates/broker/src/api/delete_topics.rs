@@ -10,6 +10,7 @@ use kafka_protocol::{
 use uuid::Uuid;
 
 use super::{Context, blocking, code, text};
+use crate::security::acl::Operation;
 
 pub(crate) async fn answer(cx: Context, request: DeleteTopicsRequest) -> DeleteTopicsResponse {
     let by_name = |name: TopicName| DeleteTopicState::default().with_name(Some(name));
@@ -35,9 +36,13 @@ async fn delete(cx: &Context, wanted: &DeleteTopicState) -> Result<(String, Uuid
     let topics = &cx.shared.topics;
     let topic = match &wanted.name {
         Some(_) if wanted.topic_id != Uuid::nil() => return Err(ResponseError::InvalidRequest),
-        Some(name) => topics.get(name).ok_or(ResponseError::UnknownTopicOrPartition)?,
+        Some(name) => {
+            cx.topic(Operation::Delete, name)?;
+            topics.get(name).ok_or(ResponseError::UnknownTopicOrPartition)?
+        }
         None => topics.by_id(wanted.topic_id).ok_or(ResponseError::UnknownTopicId)?,
     };
+    cx.topic(Operation::Delete, topic.name())?;
     if topic.is_internal() {
         return Err(ResponseError::InvalidTopicException);
     }

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::{Context, fetch_sessions::Sessions};
 use crate::{
     clock,
+    security::acl::Operation,
     topics::{Partition, Topic, random_uuid},
 };
 
@@ -78,10 +79,14 @@ fn look(cx: &Context, request: &FetchRequest) -> Look {
         let topic = if by_id { topics.by_id(wanted.topic_id) } else { topics.get(&wanted.topic) };
         let missing =
             if by_id { ResponseError::UnknownTopicId } else { ResponseError::UnknownTopicOrPartition };
+        let name = topic.as_ref().map_or(&**wanted.topic, |t| t.name());
+        // Ids tell nothing.
+        let may = if by_id && topic.is_none() { Ok(()) } else { cx.topic(Operation::Read, name) };
         let mut partitions = Vec::with_capacity(wanted.partitions.len());
         for partition in &wanted.partitions {
             let room = max.saturating_sub(look.bytes);
             let data = match &topic {
+                _ if may.is_err() => Err(ResponseError::TopicAuthorizationFailed),
                 Some(topic) => read(cx, request, topic, partition, room, &mut look),
                 None => Err(missing),
             };

@@ -10,15 +10,22 @@ use kafka_protocol::{
 };
 
 use super::{Context, code, text};
-use crate::group::{
-    Members,
-    classic::{Classic, State},
+use crate::{
+    group::{
+        Members,
+        classic::{Classic, State},
+    },
+    security::acl::{Kind, Operation},
 };
 
 pub(crate) async fn describe(cx: Context, request: DescribeGroupsRequest) -> DescribeGroupsResponse {
     let mut groups = Vec::with_capacity(request.groups.len());
     for id in request.groups {
         let version = cx.version;
+        if let Err(e) = cx.group(Operation::Describe, &id) {
+            groups.push(DescribedGroup::default().with_error_code(e.code()).with_group_id(id));
+            continue;
+        }
         let described = cx.shared.groups.with(&id, |shard, _, _| {
             let why = match shard.get(&id).map(|g| &g.members) {
                 Some(Members::Classic(classic)) => return describe_one(classic, version),
@@ -33,7 +40,11 @@ pub(crate) async fn describe(cx: Context, request: DescribeGroupsRequest) -> Des
         });
         let group = described.await;
         let group = group.unwrap_or_else(|e| DescribedGroup::default().with_error_code(e.code()));
-        groups.push(group.with_group_id(id));
+        let operations = match request.include_authorized_operations {
+            true => cx.operations(Kind::Group, &id),
+            false => i32::MIN,
+        };
+        groups.push(group.with_group_id(id).with_authorized_operations(operations));
     }
     DescribeGroupsResponse::default().with_groups(groups)
 }
@@ -64,11 +75,15 @@ fn describe_one(classic: &Classic, version: i16) -> DescribedGroup {
 
 pub(crate) async fn list(cx: Context, request: ListGroupsRequest) -> ListGroupsResponse {
     let mut groups = Vec::new();
+    let all = cx.cluster(Operation::Describe).is_ok();
     let wanted = |filter: &[kafka_protocol::protocol::StrBytes], value: &str| {
         filter.is_empty() || filter.iter().any(|f| f.eq_ignore_ascii_case(value))
     };
     let done = cx.shared.groups.each(|id, group| {
         let (state, kind) = (group.members.state(), group.members.kind());
+        if !all && cx.group(Operation::Describe, id).is_err() {
+            return;
+        }
         if !wanted(&request.states_filter, state) || !wanted(&request.types_filter, kind) {
             return;
         }
@@ -87,7 +102,10 @@ pub(crate) async fn list(cx: Context, request: ListGroupsRequest) -> ListGroupsR
 pub(crate) async fn delete(cx: Context, request: DeleteGroupsRequest) -> DeleteGroupsResponse {
     let mut results = Vec::with_capacity(request.groups_names.len());
     for id in request.groups_names {
-        let done = cx.shared.groups.with(&id, |shard, _, fx| shard.delete(&id, fx)).await.and_then(|d| d);
+        let done = match cx.group(Operation::Delete, &id) {
+            Ok(()) => cx.shared.groups.with(&id, |shard, _, fx| shard.delete(&id, fx)).await.and_then(|d| d),
+            Err(e) => Err(e),
+        };
         results.push(DeletableGroupResult::default().with_error_code(code(&done)).with_group_id(id));
     }
     DeleteGroupsResponse::default().with_results(results)

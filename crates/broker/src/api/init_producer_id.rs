@@ -6,7 +6,10 @@ use kafka_protocol::{
 };
 
 use super::{Context, blocking, txn::fenced};
-use crate::txn::Producer;
+use crate::{
+    security::acl::{Kind, Operation},
+    txn::Producer,
+};
 
 /// The first version that knows `PRODUCER_FENCED`.
 const FENCED: i16 = 4;
@@ -32,9 +35,12 @@ async fn init(cx: &Context, request: InitProducerIdRequest) -> Result<Producer, 
         (id, epoch) => Some(Producer { id, epoch }),
     };
     let Some(id) = request.transactional_id else {
+        cx.cluster(Operation::IdempotentWrite)
+            .or_else(|e| cx.may_some(Operation::Write, Kind::Topic).then_some(()).ok_or(e))?;
         let id = blocking(move || transactions.fresh()()).await?;
         return Ok(Producer { id, epoch: 0 });
     };
+    cx.transaction(Operation::Write, &id)?;
     let (mut fresh, timeout) = (transactions.fresh(), request.transaction_timeout_ms);
     let init =
         transactions.with(&id, |shard, now, fx| shard.init(now, &id, timeout, expected, &mut fresh, fx));

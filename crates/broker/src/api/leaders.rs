@@ -8,9 +8,13 @@ use kafka_protocol::{
     },
 };
 
-use super::{Context, text};
+use super::{Context, code, text};
+use crate::security::acl::Operation;
 
 pub(crate) async fn elect(cx: Context, request: ElectLeadersRequest) -> ElectLeadersResponse {
+    if let Err(e) = cx.cluster(Operation::Alter) {
+        return ElectLeadersResponse::default().with_error_code(e.code());
+    }
     let mut results = Vec::new();
     for topic in request.topic_partitions.unwrap_or_default() {
         let elect = |&partition: &i32| {
@@ -36,8 +40,9 @@ pub(crate) async fn elect(cx: Context, request: ElectLeadersRequest) -> ElectLea
 }
 
 pub(crate) async fn reassignments(
-    _: Context,
+    cx: Context,
     _: ListPartitionReassignmentsRequest,
 ) -> ListPartitionReassignmentsResponse {
-    ListPartitionReassignmentsResponse::default()
+    let may = cx.cluster(Operation::Describe);
+    ListPartitionReassignmentsResponse::default().with_error_code(code(&may))
 }

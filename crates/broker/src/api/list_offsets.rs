@@ -10,7 +10,7 @@ use kafka_protocol::{
 };
 
 use super::{Context, fetch};
-use crate::topics::Partition;
+use crate::{security::acl::Operation, topics::Partition};
 
 const LATEST: i64 = -1;
 const EARLIEST: i64 = -2;
@@ -22,12 +22,14 @@ pub(crate) async fn answer(cx: Context, request: ListOffsetsRequest) -> ListOffs
     let committed = request.isolation_level == 1;
     let mut topics = Vec::with_capacity(request.topics.len());
     for topic in request.topics {
+        let may = cx.topic(Operation::Describe, &topic.name);
         let mut partitions = Vec::with_capacity(topic.partitions.len());
         for wanted in topic.partitions {
             let response =
                 ListOffsetsPartitionResponse::default().with_partition_index(wanted.partition_index);
             let partition = cx.shared.topics.partition(&topic.name, wanted.partition_index);
             let found = match partition {
+                _ if may.is_err() => Err(ResponseError::TopicAuthorizationFailed),
                 Some(partition) => find(&cx, &partition, &wanted, committed),
                 None => Err(ResponseError::UnknownTopicOrPartition),
             };
@@ -97,6 +99,7 @@ fn end_of_epoch(
     topic: &str,
     wanted: &OffsetForLeaderPartition,
 ) -> Result<Option<u64>, ResponseError> {
+    cx.topic(Operation::Describe, topic)?;
     let partition = cx.shared.topics.partition(topic, wanted.partition);
     let partition = partition.ok_or(ResponseError::UnknownTopicOrPartition)?;
     fetch::check_epoch(wanted.current_leader_epoch)?;

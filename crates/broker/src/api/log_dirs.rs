@@ -5,8 +5,12 @@ use kafka_protocol::messages::{
 };
 
 use super::{Context, text, topic_name};
+use crate::security::acl::Operation;
 
 pub(crate) async fn answer(cx: Context, request: DescribeLogDirsRequest) -> DescribeLogDirsResponse {
+    if let Err(e) = cx.cluster(Operation::Describe) {
+        return DescribeLogDirsResponse::default().with_error_code(e.code());
+    }
     let wanted = |topic: &str, partition: i32| {
         let topics = request.topics.as_ref();
         topics.is_none_or(|t| t.iter().any(|t| &*t.topic == topic && t.partitions.contains(&partition)))

@@ -14,6 +14,7 @@ use kafka_protocol::{
 use super::{Context, code, text};
 use crate::{
     group::classic::{Join, Sync},
+    security::acl::Operation,
     topics::random_uuid,
 };
 
@@ -44,7 +45,11 @@ pub(crate) async fn join(cx: Context, request: JoinGroupRequest) -> JoinGroupRes
         None if cx.version < 7 => Some(StrBytes::new()),
         name => name.map(text),
     };
-    match cx.shared.groups.join(join).await {
+    let joined = match cx.group(Operation::Read, &join.group) {
+        Ok(()) => cx.shared.groups.join(join).await,
+        Err(e) => Err((e, join.member)),
+    };
+    match joined {
         Ok(joined) => {
             let members = joined.members.into_iter().map(|(id, instance, metadata)| {
                 JoinGroupResponseMember::default()
@@ -87,6 +92,9 @@ pub(crate) async fn sync(cx: Context, request: SyncGroupRequest) -> SyncGroupRes
     if cx.version >= 5 && (sync.protocol_type.is_none() || sync.protocol.is_none()) {
         return SyncGroupResponse::default().with_error_code(ResponseError::InconsistentGroupProtocol.code());
     }
+    if let Err(e) = cx.group(Operation::Read, &sync.group) {
+        return SyncGroupResponse::default().with_error_code(e.code());
+    }
     match cx.shared.groups.sync(sync).await {
         Ok(synced) => {
             let response = SyncGroupResponse::default().with_assignment(synced.assignment);
@@ -104,6 +112,9 @@ pub(crate) async fn sync(cx: Context, request: SyncGroupRequest) -> SyncGroupRes
 pub(crate) async fn heartbeat(cx: Context, request: HeartbeatRequest) -> HeartbeatResponse {
     let instance = request.group_instance_id.as_deref();
     let (group, topics) = (&*request.group_id, &*cx.shared.topics);
+    if let Err(e) = cx.group(Operation::Read, group) {
+        return HeartbeatResponse::default().with_error_code(e.code());
+    }
     let beat = cx.shared.groups.with(group, |shard, now, fx| {
         shard.heartbeat(now, group, &request.member_id, instance, request.generation_id, topics, fx)
     });
@@ -114,6 +125,9 @@ pub(crate) async fn leave(cx: Context, request: LeaveGroupRequest) -> LeaveGroup
     let one = || vec![MemberIdentity::default().with_member_id(request.member_id.clone())];
     let members = if cx.version < 3 { one() } else { request.members };
     let group = &*request.group_id;
+    if let Err(e) = cx.group(Operation::Read, group) {
+        return LeaveGroupResponse::default().with_error_code(e.code());
+    }
     let left = cx.shared.groups.with(group, |shard, now, fx| {
         let leave = |m: &MemberIdentity| {
             let done = shard.leave(now, group, &m.member_id, m.group_instance_id.as_deref(), fx);

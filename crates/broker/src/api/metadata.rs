@@ -1,7 +1,5 @@
 //! Metadata: brokers, topics, partitions. Asking for a topic makes it, if that is configured.
 
-use std::sync::Arc;
-
 use kafka_protocol::{
     ResponseError,
     messages::{BrokerId, MetadataRequest, MetadataResponse, metadata_request::*, metadata_response::*},
@@ -10,7 +8,7 @@ use uuid::Uuid;
 
 use super::{Context, blocking, text, topic_name};
 use crate::{
-    server::Shared,
+    security::acl::{CLUSTER, Kind, Operation},
     topics::{Topic, is_internal},
 };
 
@@ -20,13 +18,20 @@ pub(crate) async fn answer(cx: Context, request: MetadataRequest) -> MetadataRes
         None => true,
         Some(topics) => cx.version == 0 && topics.is_empty(),
     };
+    let operations = request.include_topic_authorized_operations;
+    let of_cluster = match request.include_cluster_authorized_operations {
+        true => cx.operations(Kind::Cluster, CLUSTER),
+        false => i32::MIN,
+    };
     let mut topics = Vec::new();
     if all {
-        topics.extend(shared.topics.all().iter().map(|t| describe(shared, t)));
+        let all = shared.topics.all();
+        let mine = all.iter().filter(|t| cx.topic(Operation::Describe, t.name()).is_ok());
+        topics.extend(mine.map(|t| describe(&cx, t, operations)));
     } else {
         let create = shared.config.auto_create && (cx.version < 4 || request.allow_auto_topic_creation);
         for wanted in request.topics.unwrap_or_default() {
-            topics.push(find(&cx, wanted, create).await);
+            topics.push(find(&cx, wanted, create, operations).await);
         }
     }
     let (host, port) = shared.advertised(&cx.client);
@@ -39,25 +44,36 @@ pub(crate) async fn answer(cx: Context, request: MetadataRequest) -> MetadataRes
         .with_cluster_id(Some(text(&shared.cluster_id)))
         .with_controller_id(BrokerId(shared.config.node_id))
         .with_topics(topics)
+        .with_cluster_authorized_operations(of_cluster)
 }
 
-async fn find(cx: &Context, wanted: MetadataRequestTopic, create: bool) -> MetadataResponseTopic {
+async fn find(
+    cx: &Context,
+    wanted: MetadataRequestTopic,
+    create: bool,
+    operations: bool,
+) -> MetadataResponseTopic {
     let error = |e: ResponseError| MetadataResponseTopic::default().with_error_code(e.code());
     // An id counts more than a name, and Java's consumer sends an empty name with it.
     let name = wanted.name.filter(|_| wanted.topic_id == Uuid::nil());
     let Some(name) = name else {
         return match cx.shared.topics.by_id(wanted.topic_id) {
-            Some(topic) => describe(&cx.shared, &topic),
+            Some(topic) => match cx.topic(Operation::Describe, topic.name()) {
+                Ok(()) => describe(cx, &topic, operations),
+                Err(e) => error(e).with_topic_id(wanted.topic_id),
+            },
             None => error(ResponseError::UnknownTopicId).with_topic_id(wanted.topic_id),
         };
     };
-    match find_or_create(&cx.shared, &name, create).await {
-        Ok(topic) => describe(&cx.shared, &topic),
+    match find_or_create(cx, &name, create).await {
+        Ok(topic) => describe(cx, &topic, operations),
         Err(e) => error(e).with_name(Some(name)),
     }
 }
 
-async fn find_or_create(shared: &Arc<Shared>, name: &str, create: bool) -> Result<Topic, ResponseError> {
+async fn find_or_create(cx: &Context, name: &str, create: bool) -> Result<Topic, ResponseError> {
+    let shared = &cx.shared;
+    cx.topic(Operation::Describe, name)?;
     if let Some(topic) = shared.topics.get(name) {
         return Ok(topic);
     }
@@ -67,6 +83,7 @@ async fn find_or_create(shared: &Arc<Shared>, name: &str, create: bool) -> Resul
     if !create || is_internal(name) {
         return Err(ResponseError::UnknownTopicOrPartition);
     }
+    cx.cluster(Operation::Create).or_else(|_| cx.topic(Operation::Create, name))?;
     let (shared, name) = (shared.clone(), name.to_owned());
     blocking(move || {
         match shared.topics.create(&name, shared.config.num_partitions, Default::default()) {
@@ -80,8 +97,9 @@ async fn find_or_create(shared: &Arc<Shared>, name: &str, create: bool) -> Resul
     .await
 }
 
-fn describe(shared: &Shared, topic: &Topic) -> MetadataResponseTopic {
-    let node = BrokerId(shared.config.node_id);
+fn describe(cx: &Context, topic: &Topic, operations: bool) -> MetadataResponseTopic {
+    let node = BrokerId(cx.shared.config.node_id);
+    let operations = if operations { cx.operations(Kind::Topic, topic.name()) } else { i32::MIN };
     let partitions = (0..topic.partition_count() as i32).map(|i| {
         MetadataResponsePartition::default()
             .with_partition_index(i)
@@ -94,5 +112,6 @@ fn describe(shared: &Shared, topic: &Topic) -> MetadataResponseTopic {
         .with_name(Some(topic_name(topic.name())))
         .with_topic_id(topic.id())
         .with_is_internal(topic.is_internal())
+        .with_topic_authorized_operations(operations)
         .with_partitions(partitions.collect())
 }

@@ -1,6 +1,8 @@
 //! What is answered, one file for each API or family of them. The versions stand beside the handler.
 
+mod acls;
 mod api_versions;
+mod authorize;
 mod cluster;
 mod configs;
 mod consumer_groups;
@@ -115,6 +117,9 @@ apis! {
     26 0..=5 => txn::end;
     27 1..=1 => txn_admin::write_markers;
     28 0..=5 => txn_offsets::answer;
+    29 1..=3 => acls::describe;
+    30 1..=3 => acls::create;
+    31 1..=3 => acls::delete;
     32 1..=4 => configs::describe;
     33 0..=2 => configs::alter;
     35 1..=4 => log_dirs::answer;

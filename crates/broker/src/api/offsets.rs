@@ -14,17 +14,23 @@ use super::{Context, code, text, topic_name};
 use crate::{
     clock,
     group::{Now, Shard, offsets::Committed},
+    security::acl::Operation,
 };
 
 pub(crate) async fn commit(cx: Context, request: OffsetCommitRequest) -> OffsetCommitResponse {
     let group = &*request.group_id;
+    if let Err(e) = cx.group(Operation::Read, group) {
+        return OffsetCommitResponse::default().with_topics(refuse_all(&request, e));
+    }
     let at = clock::wall_ms();
     let topics = &cx.shared.topics;
     let committed = cx.shared.groups.with(group, |shard, now, fx| {
         let allowed = may_commit(shard, cx.version, now, group, &request);
         let mut responses = Vec::with_capacity(request.topics.len());
         for topic in &request.topics {
+            let may = cx.topic(Operation::Read, &topic.name);
             let mut one = |p: &OffsetCommitRequestPartition| {
+                may?;
                 allowed?;
                 if topics.partition(&topic.name, p.partition_index).is_none() {
                     return Err(ResponseError::UnknownTopicOrPartition);
@@ -145,6 +151,7 @@ async fn fetch_group(
     wanted: Option<Vec<OffsetFetchRequestTopics>>,
     stable: bool,
 ) -> Result<Vec<OffsetFetchResponseTopics>, ResponseError> {
+    cx.group(Operation::Describe, id)?;
     let version = cx.version;
     let found = cx.shared.groups.with(id, |shard, _, _| {
         if let Some((member, epoch)) = member {
@@ -153,8 +160,10 @@ async fn fetch_group(
         let offsets = shard.get(id).map(|group| &group.offsets);
         let entry = |topic: &str, partition: i32, committed: Option<&Committed>| {
             let unstable = stable && offsets.is_some_and(|o| o.is_unstable(topic, partition));
-            let committed = committed.filter(|_| !unstable);
-            let error = if unstable { ResponseError::UnstableOffsetCommit.code() } else { 0 };
+            let hidden = cx.topic(Operation::Describe, topic);
+            let committed = committed.filter(|_| !unstable && hidden.is_ok());
+            let error = if unstable { Err(ResponseError::UnstableOffsetCommit) } else { Ok(()) };
+            let error = code(&hidden.and(error));
             let response = OffsetFetchResponsePartitions::default().with_partition_index(partition);
             let response = response.with_error_code(error);
             let epoch = committed.filter(|_| version >= 5).map_or(-1, |c| c.leader_epoch);
@@ -177,7 +186,8 @@ async fn fetch_group(
             }
             None => {
                 let all = offsets.into_iter().flat_map(|o| o.iter());
-                all.map(|(name, ps)| {
+                let mine = all.filter(|(name, _)| cx.topic(Operation::Describe, name).is_ok());
+                mine.map(|(name, ps)| {
                     topic(topic_name(name), ps.iter().map(|(p, c)| entry(name, *p, Some(c))).collect())
                 })
                 .collect()
@@ -189,6 +199,9 @@ async fn fetch_group(
 
 pub(crate) async fn delete(cx: Context, request: OffsetDeleteRequest) -> OffsetDeleteResponse {
     let group = &*request.group_id;
+    if let Err(e) = cx.group(Operation::Delete, group) {
+        return OffsetDeleteResponse::default().with_error_code(e.code());
+    }
     let deleted = cx.shared.groups.with(group, |shard, _, fx| {
         if shard.get(group).is_none() {
             return Err(ResponseError::GroupIdNotFound);
@@ -197,10 +210,10 @@ pub(crate) async fn delete(cx: Context, request: OffsetDeleteRequest) -> OffsetD
         for topic in &request.topics {
             let partitions = topic.partitions.iter().map(|p| {
                 let known = cx.shared.topics.partition(&topic.name, p.partition_index).is_some();
-                let done = if known {
-                    shard.delete_offset(group, &topic.name, p.partition_index, fx)
-                } else {
-                    Err(ResponseError::UnknownTopicOrPartition)
+                let done = match cx.topic(Operation::Read, &topic.name) {
+                    Err(e) => Err(e),
+                    Ok(()) if known => shard.delete_offset(group, &topic.name, p.partition_index, fx),
+                    Ok(()) => Err(ResponseError::UnknownTopicOrPartition),
                 };
                 OffsetDeleteResponsePartition::default()
                     .with_partition_index(p.partition_index)

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::{Answering, Call, Context, text, unencodable};
 use crate::{
     connection::Hangup,
+    security::acl::Operation,
     topics::{Partition, Topic},
     txn::{EPOCH_BUMP, Producer, TopicPartition},
     wire::{Versions, respond},
@@ -40,6 +41,15 @@ enum State {
     Refused(ResponseError, String),
 }
 
+/// What all batches of a request share.
+struct Of {
+    acks: i16,
+    /// Whether the request names a transaction.
+    is_named: bool,
+    /// Whether that transaction is the client's to write.
+    may: Result<(), ResponseError>,
+}
+
 struct Batches {
     name: TopicName,
     id: Uuid,
@@ -52,8 +62,9 @@ pub(crate) fn begin(mut call: Call) -> Result<Answering, Hangup> {
     let request: ProduceRequest = call.decode()?;
     let (acks, version, correlation) = (request.acks, call.cx.version, call.correlation);
     let transaction = request.transactional_id.map(|id| id.to_string());
-    let is_named = transaction.is_some();
-    let append = |topic| append_all(&call.cx, topic, acks, is_named);
+    let may = transaction.as_deref().map_or(Ok(()), |id| call.cx.transaction(Operation::Write, id));
+    let of = Of { acks, is_named: transaction.is_some(), may };
+    let append = |topic| append_all(&call.cx, topic, &of);
     let mut topics: Vec<Batches> = request.topic_data.into_iter().map(append).collect();
     let items = || topics.iter().flat_map(|t| &t.items);
     let waits = items().any(|i| matches!(i.state, State::Full(..) | State::Unverified(..)));
@@ -80,20 +91,24 @@ pub(crate) fn begin(mut call: Call) -> Result<Answering, Hangup> {
     Ok(Answering { future: Box::pin(future), pipelined: !waits })
 }
 
-fn append_all(cx: &Context, data: TopicProduceData, acks: i16, is_named: bool) -> Batches {
+fn append_all(cx: &Context, data: TopicProduceData, of: &Of) -> Batches {
     let topics = &cx.shared.topics;
     let by_id = cx.version >= 13;
     let topic = if by_id { topics.by_id(data.topic_id) } else { topics.get(&data.name) };
     let missing = if by_id { ResponseError::UnknownTopicId } else { ResponseError::UnknownTopicOrPartition };
+    let name = topic.as_ref().map_or(&**data.name, |t| t.name());
+    // Ids tell nothing.
+    let hidden = if by_id && topic.is_none() { Ok(()) } else { cx.topic(Operation::Write, name) };
+    let may = of.may.and(hidden);
     let append = |partition: PartitionProduceData| {
         let index = partition.index;
-        let state = if matches!(acks, -1..=1) {
-            match &topic {
-                Some(topic) => append(cx, topic, partition, is_named),
-                None => State::Refused(missing, String::new()),
+        let state = match (&topic, may) {
+            _ if !matches!(of.acks, -1..=1) => {
+                State::Refused(ResponseError::InvalidRequiredAcks, String::new())
             }
-        } else {
-            State::Refused(ResponseError::InvalidRequiredAcks, String::new())
+            (_, Err(error)) => State::Refused(error, String::new()),
+            (Some(topic), _) => append(cx, topic, partition, of.is_named),
+            (None, _) => State::Refused(missing, String::new()),
         };
         Item { index, state }
     };

@@ -14,6 +14,7 @@ use kafka_protocol::{
 
 use super::{Context, blocking, text};
 use crate::security::{
+    acl::Operation,
     scram::{Credential, MAX_ITERATIONS, MIN_ITERATIONS, Scram},
     users::Users,
 };
@@ -25,6 +26,10 @@ pub(crate) async fn describe(
     cx: Context,
     request: DescribeUserScramCredentialsRequest,
 ) -> DescribeUserScramCredentialsResponse {
+    if let Err(e) = cx.cluster(Operation::Describe) {
+        let response = DescribeUserScramCredentialsResponse::default().with_error_code(e.code());
+        return response.with_error_message(Some(text(e.to_string())));
+    }
     let known = cx.shared.users.described();
     let wanted: Vec<String> = match request.users {
         Some(users) if !users.is_empty() => users.into_iter().map(|u| u.name.to_string()).collect(),
@@ -71,15 +76,17 @@ pub(crate) async fn alter(
     cx: Context,
     request: AlterUserScramCredentialsRequest,
 ) -> AlterUserScramCredentialsResponse {
+    let may = cx.cluster(Operation::Alter).map_err(|e| (e, e.to_string()));
     let mut changes: Vec<Change> = Vec::new();
     for deletion in request.deletions {
         let (name, scram) = (deletion.name.to_string(), Scram::numbered(deletion.mechanism));
-        let checked = check(&name, scram).and_then(|scram| exists(&cx.shared.users, &name, scram));
+        let checked = may.clone().and_then(|()| check(&name, scram));
+        let checked = checked.and_then(|scram| exists(&cx.shared.users, &name, scram));
         changes.push((name, scram, checked.map(|()| None)));
     }
     for upsertion in request.upsertions {
         let (name, scram) = (upsertion.name.to_string(), Scram::numbered(upsertion.mechanism));
-        let checked = check(&name, scram).and_then(|scram| {
+        let checked = may.clone().and_then(|()| check(&name, scram)).and_then(|scram| {
             let iterations = iterations(upsertion.iterations)?;
             let (salted, salt) = (&upsertion.salted_password, upsertion.salt.to_vec());
             Ok(Some(Credential::of_salted(scram, salted, salt, iterations)))

@@ -2,28 +2,39 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::{BufMut, Bytes};
+use bytes::{BufMut, Bytes, BytesMut};
 use dibs_log::{MemoryStorage, Store, StoreConfig, batch::BatchBuilder};
 
 use super::{SERVED, begin, produce};
 use crate::{
     BrokerConfig,
     connection::{Client, Hangup},
-    security::sasl::Auth,
+    group::offsets::Committed,
+    security::{acl::Filter, sasl::Auth},
     server::{Broker, Shared},
     wire::{Versions, samples, shape},
 };
 
 async fn broker() -> (Broker, Arc<Client>) {
+    broker_with(&[]).await
+}
+
+async fn broker_with(more: &[(&str, &str)]) -> (Broker, Arc<Client>) {
     let store = Store::open(Arc::new(MemoryStorage::new(0)), StoreConfig::default()).unwrap();
     let settings = [
         ("listeners", "PLAINTEXT://127.0.0.1:0"),
         ("num.partitions", "3"),
         ("offsets.topic.num.partitions", "2"),
     ];
-    let broker = Broker::start(Arc::new(store), BrokerConfig::new(settings).unwrap()).await.unwrap();
-    let client = Client::new("/127.0.0.1".into(), 0, broker.addresses()[0], Auth::open(None));
-    (broker, Arc::new(client))
+    let config = BrokerConfig::new([&settings, more].concat()).unwrap();
+    let broker = Broker::start(Arc::new(store), config).await.unwrap();
+    let client = client(&broker, None);
+    (broker, client)
+}
+
+fn client(broker: &Broker, principal: Option<&str>) -> Arc<Client> {
+    let auth = Auth::open(principal.map(str::to_owned));
+    Arc::new(Client::new("/127.0.0.1".into(), 0, broker.addresses()[0], auth))
 }
 
 fn apis() -> impl Iterator<Item = (i16, i16)> {
@@ -49,12 +60,13 @@ fn frame(rng: &mut fastrand::Rng, key: i16, version: i16) -> Vec<u8> {
 }
 
 /// Begins to answer, and waits for the answer for a moment: some wait for other members or more records.
-async fn answer(shared: &Arc<Shared>, client: &Arc<Client>, frame: Vec<u8>) -> Result<(), Hangup> {
+async fn answer(
+    shared: &Arc<Shared>,
+    client: &Arc<Client>,
+    frame: Vec<u8>,
+) -> Result<Option<BytesMut>, Hangup> {
     let answering = begin(shared, client, Bytes::from(frame))?;
-    match tokio::time::timeout(Duration::from_millis(2), answering.future).await {
-        Ok(answer) => answer.map(drop),
-        Err(_) => Ok(()),
-    }
+    tokio::time::timeout(Duration::from_millis(2), answering.future).await.unwrap_or(Ok(None))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -65,7 +77,7 @@ async fn every_version_of_every_api_is_answered() {
         for (key, version) in apis() {
             let frame = frame(&mut rng, key, version);
             match answer(broker.shared(), &client, frame.clone()).await {
-                Ok(()) => {}
+                Ok(_) => {}
                 // The one request that ends a connection though it is well-formed.
                 Err(Hangup::Refused(why)) if why.contains("acks=0") => {}
                 Err(e) => panic!("API {key} version {version}, round {round}: {e}\n{frame:?}"),
@@ -96,11 +108,95 @@ async fn broken_requests_crash_nothing() {
             match answer(broker.shared(), &client, frame.clone()).await {
                 Err(Hangup::Unencodable(why)) => panic!("{why}\n{frame:?}"),
                 Err(_) => refused += 1,
-                Ok(()) => taken += 1,
+                Ok(_) => taken += 1,
             }
         }
     }
     assert!(refused > 0 && taken > 0, "{refused} refused, {taken} taken");
+    broker.stop().await;
+}
+
+/// What a client could change or learn, of a topic with a record and a group with an offset.
+#[derive(Debug, PartialEq)]
+struct Seen {
+    topics: Vec<(String, usize, u64, u64)>,
+    configs: Vec<String>,
+    groups: Vec<String>,
+    transactions: usize,
+    users: usize,
+    acls: usize,
+}
+
+async fn seen(shared: &Shared) -> Seen {
+    let all = shared.topics.all();
+    let own: Vec<_> = all.iter().filter(|t| !t.is_internal()).collect();
+    let (mut groups, mut transactions) = (Vec::new(), 0);
+    shared.groups.each(|id, group| groups.push(format!("{id} {:?}", group.offsets))).await.unwrap();
+    shared.transactions.each(|shard, _| transactions += shard.all().count()).await.unwrap();
+    groups.sort();
+    let state = |t: &&crate::topics::Topic| {
+        let first = t.partition(0).unwrap();
+        (t.name().to_owned(), t.partition_count(), first.high_watermark(), first.start())
+    };
+    Seen {
+        topics: own.iter().map(state).collect(),
+        configs: own.iter().map(|t| format!("{:?}", t.config())).collect(),
+        groups,
+        transactions,
+        users: shared.users.described().len(),
+        acls: shared.acls.as_ref().unwrap().find(&Filter::default()).len(),
+    }
+}
+
+const SECRETS: [&[u8]; 3] = [b"secret-record", b"secret-metadata", b"123454321"];
+
+/// What only reads, and needs no offset to be right.
+const READING: [i16; 3] = [2, 9, 32];
+
+/// Random requests by somebody: how often they show a secret.
+async fn press(broker: &Broker, principal: &str, apis: &[(i16, i16)]) -> usize {
+    let (shared, client) = (broker.shared(), client(broker, Some(principal)));
+    let mut rng = fastrand::Rng::with_seed(4);
+    let mut shown = 0;
+    for _ in 0..60 {
+        for &(key, version) in apis {
+            if let Ok(Some(answer)) = answer(shared, &client, frame(&mut rng, key, version)).await {
+                shown += SECRETS.iter().filter(|s| answer.windows(s.len()).any(|w| w == **s)).count();
+            }
+        }
+    }
+    shown
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whom_no_list_permits_anything_learns_and_changes_nothing() {
+    let (broker, _) = broker_with(&[
+        ("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer"),
+        ("super.users", "User:root"),
+    ])
+    .await;
+    let shared = broker.shared();
+    let config = [("retention.ms".to_owned(), "123454321".to_owned())].into();
+    let topic = shared.topics.create("t", 3, config).unwrap();
+    let mut records = BatchBuilder::new();
+    records.push(Some(b"k"), Some(b"secret-record"));
+    let partition = topic.partition(0).unwrap();
+    let appended = partition.append(&records.finish(7)).unwrap();
+    partition.durable(appended).await.unwrap();
+    let value = Committed { offset: 1, leader_epoch: -1, metadata: "secret-metadata".into(), at: 0 };
+    let committed = shared.groups.with("g", |shard, _, fx| shard.commit("g", "t", 0, value, fx));
+    committed.await.unwrap().unwrap();
+    let before = seen(shared).await;
+    assert_eq!((before.topics.len(), before.groups.len()), (1, 1));
+    let all: Vec<_> = apis().collect();
+    let reading: Vec<_> = apis().filter(|(key, _)| READING.contains(key)).collect();
+    assert_eq!(press(&broker, "User:kim", &all).await + press(&broker, "User:kim", &reading).await, 0);
+    assert_eq!(seen(shared).await, before);
+    // The same requests, by somebody who may.
+    assert!(press(&broker, "User:root", &reading).await > 0);
+    assert_eq!(seen(shared).await, before);
+    press(&broker, "User:root", &all).await;
+    assert_ne!(seen(shared).await, before);
     broker.stop().await;
 }
 

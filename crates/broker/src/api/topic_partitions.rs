@@ -9,6 +9,7 @@ use kafka_protocol::{
 };
 
 use super::{Context, topic_name};
+use crate::security::acl::{Kind, Operation};
 
 pub(crate) async fn answer(
     cx: Context,
@@ -18,7 +19,9 @@ pub(crate) async fn answer(
     let mut left = (request.response_partition_limit.max(1) as usize).min(limit);
     let all = request.topics.is_empty();
     let mut names: Vec<String> = if all {
-        cx.shared.topics.all().iter().map(|t| t.name().to_owned()).collect()
+        let all = cx.shared.topics.all();
+        let mine = all.iter().filter(|t| cx.topic(Operation::Describe, t.name()).is_ok());
+        mine.map(|t| t.name().to_owned()).collect()
     } else {
         request.topics.iter().map(|t| t.name.to_string()).collect()
     };
@@ -30,6 +33,10 @@ pub(crate) async fn answer(
     let mut topics = Vec::new();
     for name in names.into_iter().filter(|n| *n >= first) {
         let response = DescribeTopicPartitionsResponseTopic::default().with_name(Some(topic_name(&name)));
+        if let Err(error) = cx.topic(Operation::Describe, &name) {
+            topics.push(response.with_error_code(error.code()));
+            continue;
+        }
         let Some(topic) = cx.shared.topics.get(&name) else {
             let error = match dibs_log::check_topic_name(&name) {
                 Ok(()) => ResponseError::UnknownTopicOrPartition,
@@ -61,6 +68,7 @@ pub(crate) async fn answer(
             response
                 .with_topic_id(topic.id())
                 .with_is_internal(topic.is_internal())
+                .with_topic_authorized_operations(cx.operations(Kind::Topic, &name))
                 .with_partitions(partitions),
         );
         if to < end {

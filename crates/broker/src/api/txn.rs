@@ -12,6 +12,7 @@ use kafka_protocol::{
 use super::{Context, code};
 use crate::{
     coordinator::OFFSETS_TOPIC,
+    security::acl::Operation,
     topics::is_internal,
     txn::{EPOCH_BUMP, End, Producer, TopicPartition},
 };
@@ -55,7 +56,10 @@ async fn add_to_one(cx: &Context, one: AddPartitionsToTxnTransaction) -> AddPart
     let producer = Producer { id: one.producer_id.0, epoch: one.producer_epoch };
     let all: Vec<TopicPartition> =
         one.topics.iter().flat_map(|t| t.partitions.iter().map(|p| (t.name.to_string(), *p))).collect();
+    let owned = cx.transaction(Operation::Write, id);
     let known = |(topic, partition): &TopicPartition| {
+        owned?;
+        cx.topic(Operation::Write, topic)?;
         if is_internal(topic) && !one.verify_only {
             return Err(ResponseError::TopicAuthorizationFailed);
         }
@@ -99,6 +103,8 @@ pub(crate) async fn add_offsets(cx: Context, request: AddOffsetsToTxnRequest) ->
     let id = &*request.transactional_id;
     let producer = Producer { id: request.producer_id.0, epoch: request.producer_epoch };
     let added = async {
+        cx.transaction(Operation::Write, id)?;
+        cx.group(Operation::Read, &request.group_id)?;
         let partition = cx.shared.groups.partition(&request.group_id).await?;
         let offsets = [(OFFSETS_TOPIC.to_owned(), partition)];
         cx.shared.transactions.add(id, producer, &offsets, 0).await
@@ -118,8 +124,11 @@ pub(crate) async fn end(cx: Context, request: EndTxnRequest) -> EndTxnResponse {
         bumps: cx.version >= BUMPS,
     };
     let mut fresh = transactions.fresh();
-    let ended = transactions.with(id, |shard, now, fx| shard.end(now, end, &mut fresh, fx));
-    let ended = ended.await.and_then(|ended| ended).map_err(|e| fenced(e, cx.version >= FENCED));
+    let ended = async {
+        cx.transaction(Operation::Write, id)?;
+        transactions.with(id, |shard, now, fx| shard.end(now, end, &mut fresh, fx)).await?
+    };
+    let ended = ended.await.map_err(|e| fenced(e, cx.version >= FENCED));
     let response = EndTxnResponse::default().with_error_code(code(&ended));
     match ended {
         Ok(producer) if end.bumps => {

@@ -18,6 +18,7 @@ use regex::{Regex, RegexBuilder};
 
 use super::{Context, produce::error_of, text, topic_name};
 use crate::{
+    security::acl::Operation,
     topics::Partition,
     txn::{State, Transaction},
 };
@@ -41,9 +42,10 @@ pub(crate) async fn list(cx: Context, request: ListTransactionsRequest) -> ListT
             && (duration < 0 || now.saturating_sub(transaction.started) > duration)
             && pattern.as_ref().is_none_or(|p| p.is_match(id))
     };
+    let mine = |id: &str| cx.transaction(Operation::Describe, id).is_ok();
     let mut states = Vec::new();
     let done = cx.shared.transactions.each(|shard, now| {
-        for (id, transaction) in shard.all().filter(|(id, t)| wanted(id, t, now)) {
+        for (id, transaction) in shard.all().filter(|(id, t)| wanted(id, t, now) && mine(id)) {
             states.push(
                 listed::TransactionState::default()
                     .with_transactional_id(TransactionalId(text(id)))
@@ -75,10 +77,13 @@ pub(crate) async fn describe(
         let found = if id.is_empty() {
             Err(ResponseError::InvalidRequest)
         } else {
-            let describe = cx.shared.transactions.with(&id, |shard, _, _| {
-                shard.get(&id).map(describe_one).ok_or(ResponseError::TransactionalIdNotFound)
-            });
-            describe.await.and_then(|found| found)
+            let describe = async {
+                cx.transaction(Operation::Describe, &id)?;
+                let find = |t: Option<&Transaction>| t.map(|t| describe_one(&cx, t));
+                let found = cx.shared.transactions.with(&id, |shard, _, _| find(shard.get(&id)));
+                found.await?.ok_or(ResponseError::TransactionalIdNotFound)
+            };
+            describe.await
         };
         let state =
             found.unwrap_or_else(|e| described::TransactionState::default().with_error_code(e.code()));
@@ -87,8 +92,9 @@ pub(crate) async fn describe(
     DescribeTransactionsResponse::default().with_transaction_states(states)
 }
 
-fn describe_one(transaction: &Transaction) -> described::TransactionState {
-    let all: Vec<_> = transaction.partitions.iter().collect();
+fn describe_one(cx: &Context, transaction: &Transaction) -> described::TransactionState {
+    let mine = |topic: &str| cx.topic(Operation::Describe, topic).is_ok();
+    let all: Vec<_> = transaction.partitions.iter().filter(|p| mine(&p.0)).collect();
     let topics = all.chunk_by(|a, b| a.0 == b.0).map(|partitions| {
         described::TopicData::default()
             .with_topic(topic_name(&partitions[0].0))
@@ -111,6 +117,9 @@ pub(crate) async fn describe_producers(
         let partitions = topic.partition_indexes.iter().map(|index| {
             let response = PartitionResponse::default().with_partition_index(*index);
             match cx.shared.topics.partition(&topic.name, *index) {
+                _ if cx.topic(Operation::Read, &topic.name).is_err() => {
+                    response.with_error_code(ResponseError::TopicAuthorizationFailed.code())
+                }
                 Some(partition) => response.with_active_producers(producers(&partition)),
                 None => response.with_error_code(ResponseError::UnknownTopicOrPartition.code()),
             }
@@ -150,7 +159,9 @@ async fn write_one(cx: &Context, wanted: WritableTxnMarker) -> WritableTxnMarker
         commit: wanted.transaction_result,
     };
     // All are appended before the first is waited for.
+    let may = cx.cluster(Operation::ClusterAction).or_else(|_| cx.cluster(Operation::Alter));
     let append = |topic: &str, partition: i32| -> Result<(Partition, Appended), ResponseError> {
+        may?;
         match cx.shared.transactions.append_marker(&(topic.to_owned(), partition), &marker) {
             None => Err(ResponseError::UnknownTopicOrPartition),
             Some(written) => written.map_err(|e| error_of(&e)),

@@ -13,6 +13,7 @@ use crate::{
     clock,
     coordinator::OFFSETS_TOPIC,
     group::offsets::Committed,
+    security::acl::Operation,
     txn::{EPOCH_BUMP, Producer},
 };
 
@@ -22,7 +23,11 @@ const ABORTABLE: i16 = 4;
 const ADDS: i16 = 5;
 
 pub(crate) async fn answer(cx: Context, request: TxnOffsetCommitRequest) -> TxnOffsetCommitResponse {
+    let owned = cx.transaction(Operation::Write, &request.transactional_id);
+    let owned = owned.and_then(|()| cx.group(Operation::Read, &request.group_id));
     let check = |topic: &str, p: &TxnOffsetCommitRequestPartition| {
+        owned?;
+        cx.topic(Operation::Read, topic)?;
         if cx.shared.topics.partition(topic, p.partition_index).is_none() {
             return Err(ResponseError::UnknownTopicOrPartition);
         }

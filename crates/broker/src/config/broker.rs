@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    security::{self, Security},
+    security::{self, Authorizer, Security},
     topic::TOPIC_SETTINGS,
     value::{Type, check},
 };
@@ -35,7 +35,11 @@ macro_rules! settings {
 settings! {
     "add.partitions.to.txn.retry.backoff.max.ms", Type::Int(0, INT), "100",
         "How long a new transaction waits at most for the end of the one before, in ms.";
+    "allow.everyone.if.no.acl.found", Type::Bool, "false",
+        "With an authorizer: whether what no access control is about is everybody's.";
     "advertised.listeners", Type::List, "", "The addresses told to clients, where they differ from listeners.";
+    "authorizer.class.name", Type::Text, "",
+        "Whether access control lists count: org.apache.kafka.metadata.authorizer.StandardAuthorizer, or nothing.";
     "auto.create.topics.enable", Type::Bool, "true", "Whether asking for a topic makes it.";
     "broker.id", Type::Int(0, INT), "1", "The broker's number.";
     "node.id", Type::Int(0, INT), "1", "The broker's number.";
@@ -94,6 +98,7 @@ settings! {
     "ssl.truststore.certificates", Type::Password, "", "The certificates that clients' are checked with, in PEM.";
     "ssl.truststore.location", Type::Text, "", "A PEM file with the certificates that clients' are checked with.";
     "ssl.truststore.type", Type::Text, "JKS", "The form of the trust store; it must be PEM.";
+    "super.users", Type::Text, "", "With an authorizer: who may do everything, as User:NAME;User:NAME.";
     "socket.request.max.bytes", Type::Int(1024, INT), "104857600", "The largest request, in bytes.";
     "transaction.abort.timed.out.transaction.cleanup.interval.ms", Type::Int(1, INT), "10000",
         "How often transactions that have timed out are aborted, in ms.";
@@ -206,6 +211,7 @@ pub struct BrokerConfig {
     /// What clients are told, by listener's name; a listener that is missing is told as it is.
     pub advertised: Vec<Listener>,
     pub(crate) security: Security,
+    pub(crate) authorizer: Option<Authorizer>,
     pub(crate) node_id: i32,
     pub(crate) auto_create: bool,
     pub(crate) delete_topic: bool,
@@ -331,6 +337,12 @@ impl BrokerConfig {
         security::set_protocols(&mut listeners, text("listener.security.protocol.map"))
             .map_err(ConfigError::Value)?;
         let security = Security::read(&listeners, &set).map_err(ConfigError::Value)?;
+        let authorizer = Authorizer::read(
+            text("authorizer.class.name"),
+            text("super.users"),
+            bool("allow.everyone.if.no.acl.found"),
+        );
+        let authorizer = authorizer.map_err(ConfigError::Value)?;
         let advertised = parse_listeners("advertised.listeners", text("advertised.listeners"))?;
         for listener in &advertised {
             if !listeners.iter().any(|l| l.name == listener.name) {
@@ -385,6 +397,7 @@ impl BrokerConfig {
             listeners,
             advertised,
             security,
+            authorizer,
             set,
             warnings,
         })

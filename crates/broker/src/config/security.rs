@@ -55,6 +55,39 @@ impl Security {
     }
 }
 
+/// What Kafka has under this name since it runs without ZooKeeper, and before.
+const AUTHORIZERS: [&str; 2] =
+    ["org.apache.kafka.metadata.authorizer.StandardAuthorizer", "kafka.security.authorizer.AclAuthorizer"];
+
+/// That access control lists count.
+#[derive(Clone, Debug)]
+pub(crate) struct Authorizer {
+    /// Principals that may do everything.
+    pub(crate) super_users: Vec<String>,
+    /// Whether what no list is about is everybody's.
+    pub(crate) open: bool,
+}
+
+impl Authorizer {
+    /// `None` if no class is named. An error is a sentence for the operator.
+    pub(crate) fn read(class: &str, super_users: &str, open: bool) -> Result<Option<Authorizer>, String> {
+        let users = super_users.split(';').map(str::trim).filter(|u| !u.is_empty());
+        let super_users: Vec<String> = users.map(str::to_owned).collect();
+        if let Some(wrong) = super_users.iter().find(|u| !u.contains(':')) {
+            return Err(format!("super.users: {wrong:?} must be such as User:{wrong}, apart by semicolons"));
+        }
+        match class {
+            "" if open || !super_users.is_empty() => Err(format!(
+                "super.users and allow.everyone.if.no.acl.found need authorizer.class.name={}",
+                AUTHORIZERS[0]
+            )),
+            "" => Ok(None),
+            class if AUTHORIZERS.contains(&class) => Ok(Some(Authorizer { super_users, open })),
+            other => Err(format!("authorizer.class.name: {other:?} is not {}", AUTHORIZERS[0])),
+        }
+    }
+}
+
 fn mechanisms(names: Option<&str>) -> Result<Vec<Mechanism>, String> {
     let names = names.unwrap_or_default().split(',').map(str::trim);
     let found: Vec<Mechanism> = names.filter_map(Mechanism::named).collect();
@@ -127,6 +160,19 @@ mod tests {
         let security = config.unwrap().security;
         assert_eq!(security.mechanisms["SASL_PLAINTEXT"].len(), 2);
         assert_eq!(security.plain["kim"], "secret");
+    }
+
+    #[test]
+    fn an_authorizer_is_named_with_those_who_need_no_list() {
+        let of = |settings: &[(&str, &str)]| BrokerConfig::new(settings.to_vec());
+        let class = ("authorizer.class.name", super::AUTHORIZERS[0]);
+        assert!(of(&[]).unwrap().authorizer.is_none());
+        let some = of(&[class, ("super.users", "User:admin; User:CN=a,O=b")]).unwrap().authorizer.unwrap();
+        assert_eq!(some.super_users, ["User:admin", "User:CN=a,O=b"]);
+        let wrong = |settings: &[(&str, &str)]| of(settings).unwrap_err().to_string();
+        assert!(wrong(&[class, ("super.users", "admin")]).contains("User:admin"));
+        assert!(wrong(&[("super.users", "User:admin")]).contains("authorizer.class.name"));
+        assert!(wrong(&[("authorizer.class.name", "com.example.Mine")]).contains("StandardAuthorizer"));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Who is at the other end: TLS, SASL, and the users that may come in.
 
+pub(crate) mod acl;
 pub(crate) mod sasl;
 pub(crate) mod scram;
 pub(crate) mod tls;

@@ -58,6 +58,14 @@ impl Auth {
         Auth::Done(principal.unwrap_or_else(|| ANONYMOUS.to_owned()))
     }
 
+    /// Who it is.
+    pub(crate) fn principal(&self) -> &str {
+        match self {
+            Auth::Done(principal) => principal,
+            Auth::None | Auth::Begun { .. } | Auth::Challenged { .. } | Auth::Failed => ANONYMOUS,
+        }
+    }
+
     /// Whether the next frame is a token and not a request.
     pub(crate) fn takes_raw(&self) -> bool {
         matches!(self, Auth::Begun { raw: true, .. } | Auth::Challenged { raw: true, .. })

@@ -238,20 +238,9 @@ fn every_route_is_documented() {
 /// Every type of problem that the code can answer stands in the document and in docs/api.md, and no other does.
 #[test]
 fn every_problem_is_documented() {
-    let sources = [
-        include_str!("../../../http/src/campaigns.rs"),
-        include_str!("../../../http/src/claims.rs"),
-        include_str!("../../../http/src/coupons.rs"),
-        include_str!("../../../http/src/extract.rs"),
-        include_str!("../../../http/src/lib.rs"),
-        include_str!("../../../http/src/ops.rs"),
-        include_str!("../../../http/src/problem.rs"),
-        include_str!("../../../http/src/server.rs"),
-        include_str!("../../../http/src/user.rs"),
-    ];
-    let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/http")).unwrap();
-    let rust = files.filter(|f| f.as_ref().unwrap().path().extension().is_some_and(|e| e == "rs"));
-    assert_eq!(rust.count(), sources.len() + 1, "a new file beside view.rs, which has no problems");
+    let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../http/src")).unwrap();
+    let files = files.map(|f| f.unwrap().path()).filter(|f| f.extension().is_some_and(|e| e == "rs"));
+    let sources: Vec<String> = files.map(|f| std::fs::read_to_string(f).unwrap()).collect();
     let mut names = BTreeSet::new();
     for part in sources.iter().flat_map(|s| s.split("Problem::new(").skip(1)) {
         // The second argument; `Problem::verdict` has it from the verdict.
