@@ -8,6 +8,7 @@ kafka() { timeout 60 java -XX:TieredStopAtLevel=1 -XX:+UseSerialGC "$@" 2>&1 | g
 topics() { kafka org.apache.kafka.tools.TopicCommand --bootstrap-server "$b" "$@"; }
 groups() { kafka org.apache.kafka.tools.consumer.group.ConsumerGroupCommand --bootstrap-server "$b" "$@"; }
 transactions() { kafka org.apache.kafka.tools.TransactionsCommand --bootstrap-server "$b" "$@"; }
+acls() { kafka org.apache.kafka.tools.AclCommand --bootstrap-server "$b" "$@"; }
 configs() { kafka kafka.admin.ConfigCommand --bootstrap-server "$b" "$@"; }
 check() { # NAME PATTERN COMMAND…: its output must match
   local out
@@ -78,6 +79,13 @@ check "transactions describe producers" 'ProducerId.*CurrentTransactionStartOffs
 check "transactions find hanging" '^TransactionalId\|^Topic' transactions find-hanging --broker-id 1
 check "transactions abort, none open" 'Could not find any open transaction' transactions abort --topic "$t" --partition 0 --start-offset 0
 check "features, transactions" 'transaction.version.*FinalizedVersionLevel: 2' kafka org.apache.kafka.tools.FeatureCommand --bootstrap-server "$b" describe
+check "acls add" 'operation=WRITE, permissionType=ALLOW' acls --add --allow-principal User:kim --producer --topic "$t-acl" --resource-pattern-type prefixed
+check "acls list" "name=$t-acl, patternType=PREFIXED" acls --list --topic "$t-acl-1" --resource-pattern-type match
+check "acls remove" '^gone$' eval "acls --remove --force --topic $t-acl --resource-pattern-type prefixed; acls --list --topic $t-acl | grep -q User:kim || echo gone"
+check "quotas alter" 'Completed' configs --alter --add-config 'producer_byte_rate=1024,request_percentage=50' --entity-type users --entity-name "$t-u"
+check "quotas describe" 'producer_byte_rate=1024.0' configs --describe --entity-type users --entity-name "$t-u"
+check "quotas alter, unknown" 'Invalid\|Unknown' configs --alter --add-config 'connection_creation_rate=1' --entity-type users --entity-name "$t-u"
+check "quotas delete" 'Completed' configs --alter --delete-config producer_byte_rate,request_percentage --entity-type users --entity-name "$t-u"
 check "topics delete" '^gone$' eval "topics --delete --topic $t; topics --list | grep -q ^$t\$ || echo gone"
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

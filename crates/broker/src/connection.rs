@@ -5,7 +5,10 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -19,6 +22,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::{
     api::{self, Answering},
+    clock,
     security::{sasl::Auth, tls},
     server::Shared,
     wire::{Malformed, next_frame},
@@ -41,11 +45,28 @@ pub(crate) struct Client {
     /// The end on this side.
     pub(crate) local: SocketAddr,
     auth: Mutex<Auth>,
+    /// When it is listened to again, on the clock that never goes back.
+    muted_until_ms: AtomicU64,
 }
 
 impl Client {
     pub(crate) fn new(host: String, listener: usize, local: SocketAddr, auth: Auth) -> Client {
-        Client { host, listener, local, auth: Mutex::new(auth) }
+        Client { host, listener, local, auth: Mutex::new(auth), muted_until_ms: AtomicU64::new(0) }
+    }
+
+    /// Does not listen to it for a while (KIP-219). What it has asked already is answered.
+    pub(crate) fn mute(&self, for_ms: u64) {
+        if for_ms > 0 {
+            self.muted_until_ms.fetch_max(clock::mono_ms().saturating_add(for_ms), Relaxed);
+        }
+    }
+
+    /// For how many milliseconds it is not listened to.
+    pub(crate) fn muted_ms(&self) -> u64 {
+        match self.muted_until_ms.load(Relaxed) {
+            0 => 0,
+            until => until.saturating_sub(clock::mono_ms()),
+        }
     }
 
     /// How far it is in saying who it is.
@@ -136,7 +157,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let takes_more = self.takes_more();
             match self.waiting.front_mut() {
                 None => {
-                    if !self.read_idle().await? {
+                    let muted = self.client.muted_ms();
+                    if muted > 0 {
+                        tokio::time::sleep(Duration::from_millis(muted)).await;
+                    } else if !self.read_idle().await? {
                         return Ok(());
                     }
                 }
@@ -158,7 +182,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Whether the next request may begin before those before it are answered.
     fn takes_more(&self) -> bool {
-        self.waiting.len() < PIPELINE && self.waiting.back().is_none_or(|last| last.pipelined)
+        self.waiting.len() < PIPELINE
+            && self.client.muted_ms() == 0
+            && self.waiting.back().is_none_or(|last| last.pipelined)
     }
 
     fn begin(&mut self, frame: Bytes) -> Result<(), Hangup> {

@@ -13,6 +13,7 @@ mod connection;
 mod coordinator;
 mod group;
 mod producer_ids;
+mod quota;
 mod security;
 mod server;
 mod topics;

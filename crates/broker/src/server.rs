@@ -20,10 +20,12 @@ use tokio::{
 
 use crate::{
     api::fetch_sessions::Sessions,
+    clock,
     config::{BrokerConfig, Listener},
     connection::{self, Client, Hangup},
     coordinator::Coordinator,
     producer_ids::ProducerIds,
+    quota::{Doer, Quota, Quotas},
     security::{
         acl::Acls,
         users::{Users, scram_user},
@@ -43,6 +45,7 @@ pub(crate) struct Shared {
     pub(crate) users: Users,
     /// `None` lets everybody do everything.
     pub(crate) acls: Option<Acls>,
+    pub(crate) quotas: Quotas,
     pub(crate) cluster_id: String,
     /// What is listened on, with the real ports; as many as `config.listeners`.
     pub(crate) bound: Vec<SocketAddr>,
@@ -108,6 +111,7 @@ impl Broker {
         };
         let shared = Arc::new(Shared {
             users: Users::open(&topics, config.security.plain.clone())?,
+            quotas: Quotas::open(&topics, config.quota_window_s)?,
             acls: config
                 .authorizer
                 .clone()
@@ -213,6 +217,11 @@ async fn connect(
     listener: usize,
     stop: watch::Receiver<bool>,
 ) {
+    let address = peer.ip().to_string();
+    let owed = shared.quotas.take(Quota::Connection, Doer::Address(&address), 1.0, clock::mono_ms());
+    if owed > 0 {
+        tokio::time::sleep(Duration::from_millis(owed)).await;
+    }
     match connection::accept(shared.clone(), stream, listener, stop).await {
         Ok(()) | Err(Hangup::Io(_)) => {}
         Err(e) => tracing::info!(%peer, "connection closed: {e}"),

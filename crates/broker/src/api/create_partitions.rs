@@ -21,7 +21,7 @@ pub(crate) async fn answer(cx: Context, request: CreatePartitionsRequest) -> Cre
             Err((error, why)) => result.with_error_code(error.code()).with_error_message(Some(text(why))),
         });
     }
-    CreatePartitionsResponse::default().with_results(results)
+    CreatePartitionsResponse::default().with_throttle_time_ms(cx.throttle()).with_results(results)
 }
 
 async fn grow(
@@ -68,6 +68,7 @@ async fn grow(
     if validate_only {
         return Ok(());
     }
+    cx.mutates(count as usize - have, cx.version >= 3).map_err(|e| (e, e.to_string()))?;
     let (topics, name) = (cx.shared.topics.clone(), topic.name().to_owned());
     let done = blocking(move || topics.add_partitions(&name, count as u32)).await;
     done.map_err(|e| (e, e.to_string()))

@@ -44,7 +44,7 @@ pub(crate) async fn answer(cx: Context, request: CreateTopicsRequest) -> CreateT
                 .with_configs(Some(Vec::new())),
         });
     }
-    CreateTopicsResponse::default().with_topics(results)
+    CreateTopicsResponse::default().with_throttle_time_ms(cx.throttle()).with_topics(results)
 }
 
 async fn create(
@@ -69,6 +69,7 @@ async fn create(
     if validate_only {
         return Ok(result);
     }
+    cx.mutates(partitions as usize, cx.version >= 6).map_err(|e| (e, e.to_string()))?;
     let name = topic.name.to_string();
     let made = make(&cx.shared, &name, partitions, own).await;
     let made = made.map_err(|e| (e, format!("Topic '{name}' could not be created.")))?;

@@ -26,7 +26,7 @@ pub(crate) async fn answer(cx: Context, request: DeleteTopicsRequest) -> DeleteT
         let why = done.err().filter(|_| cx.version >= 5).map(|e| text(e.to_string()));
         responses.push(result.with_error_message(why));
     }
-    DeleteTopicsResponse::default().with_responses(responses)
+    DeleteTopicsResponse::default().with_throttle_time_ms(cx.throttle()).with_responses(responses)
 }
 
 async fn delete(cx: &Context, wanted: &DeleteTopicState) -> Result<(String, Uuid), ResponseError> {
@@ -46,6 +46,7 @@ async fn delete(cx: &Context, wanted: &DeleteTopicState) -> Result<(String, Uuid
     if topic.is_internal() {
         return Err(ResponseError::InvalidTopicException);
     }
+    cx.mutates(topic.partition_count(), cx.version >= 5)?;
     let (topics, name) = (topics.clone(), topic.name().to_owned());
     blocking(move || topics.delete(&name)).await?;
     cx.shared.groups.forget_topic(topic.name());

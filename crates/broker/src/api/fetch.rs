@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::{Context, fetch_sessions::Sessions};
 use crate::{
     clock,
+    quota::Quota,
     security::acl::Operation,
     topics::{Partition, Topic, random_uuid},
 };
@@ -41,16 +42,17 @@ pub(crate) async fn answer(cx: Context, mut request: FetchRequest) -> FetchRespo
     };
     let wait = Duration::from_millis(request.max_wait_ms.clamp(0, i32::MAX) as u64);
     let deadline = Instant::now() + wait;
-    let mut responses = loop {
+    let (mut responses, bytes) = loop {
         let look = look(&cx, &request);
         let enough = look.bytes >= request.min_bytes.max(0) as usize || look.failed;
         if enough || !more(look.at_end, deadline).await {
-            break look.responses;
+            break (look.responses, look.bytes);
         }
     };
     let fresh = || (random_uuid().as_u128() >> 97) as i32;
     let id = sessions(&cx).finish(&begun, request, by_id, clock::mono_ms(), fresh, &mut responses);
-    FetchResponse::default().with_session_id(id).with_responses(responses)
+    let throttle = cx.takes(Quota::Fetch, bytes as f64);
+    FetchResponse::default().with_throttle_time_ms(throttle).with_session_id(id).with_responses(responses)
 }
 
 fn sessions(cx: &Context) -> MutexGuard<'_, Sessions> {

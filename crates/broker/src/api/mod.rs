@@ -3,6 +3,7 @@
 mod acls;
 mod api_versions;
 mod authorize;
+mod client_quotas;
 mod cluster;
 mod configs;
 mod consumer_groups;
@@ -29,7 +30,13 @@ mod txn;
 mod txn_admin;
 mod txn_offsets;
 
-use std::{fmt, future::Future, pin::Pin, sync::Arc};
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::{
@@ -40,6 +47,7 @@ use kafka_protocol::{
 
 use crate::{
     connection::{Client, Hangup},
+    quota::Quota,
     server::Shared,
     wire::{RequestHeader, Versions, next_frame, respond, shape},
 };
@@ -130,6 +138,8 @@ apis! {
     44 0..=1 => configs::alter_incrementally;
     46 0..=0 => leaders::reassignments;
     47 0..=0 => offsets::delete;
+    48 0..=1 => client_quotas::describe;
+    49 0..=1 => client_quotas::alter;
     50 0..=0 => scram_credentials::describe;
     51 0..=0 => scram_credentials::alter;
     55 0..=2 => cluster::quorum;
@@ -156,7 +166,27 @@ pub(crate) fn begin(shared: &Arc<Shared>, client: &Arc<Client>, frame: Bytes) ->
     sasl::may(&client.auth(), key)?;
     let client_id = client_id.unwrap_or_default();
     let cx = Context { shared: shared.clone(), client: client.clone(), client_id, version };
-    dispatch(key, Call { cx, correlation, body })
+    if !shared.quotas.limits(Quota::Request) {
+        return dispatch(key, Call { cx, correlation, body });
+    }
+    let began = Instant::now();
+    let answering = dispatch(key, Call { cx: cx.clone(), correlation, body })?;
+    Ok(timed(cx, answering, began.elapsed()))
+}
+
+/// Takes the time that it takes to answer out of the client's quota.
+fn timed(cx: Context, answering: Answering, mut spent: Duration) -> Answering {
+    let Answering { mut future, pipelined } = answering;
+    let future = std::future::poll_fn(move |context| {
+        let began = Instant::now();
+        let polled = future.as_mut().poll(context);
+        spent += began.elapsed();
+        if polled.is_ready() {
+            cx.takes(Quota::Request, spent.as_secs_f64() * 100.0);
+        }
+        polled
+    });
+    Answering { future: Box::pin(future), pipelined }
 }
 
 /// A frame whose request is all there.

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::{Answering, Call, Context, text, unencodable};
 use crate::{
     connection::Hangup,
+    quota::Quota,
     security::acl::Operation,
     topics::{Partition, Topic},
     txn::{EPOCH_BUMP, Producer, TopicPartition},
@@ -64,11 +65,14 @@ pub(crate) fn begin(mut call: Call) -> Result<Answering, Hangup> {
     let transaction = request.transactional_id.map(|id| id.to_string());
     let may = transaction.as_deref().map_or(Ok(()), |id| call.cx.transaction(Operation::Write, id));
     let of = Of { acks, is_named: transaction.is_some(), may };
+    let parts = request.topic_data.iter().flat_map(|t| &t.partition_data);
+    let bytes: usize = parts.filter_map(|p| p.records.as_ref()).map(Bytes::len).sum();
     let append = |topic| append_all(&call.cx, topic, &of);
     let mut topics: Vec<Batches> = request.topic_data.into_iter().map(append).collect();
     let items = || topics.iter().flat_map(|t| &t.items);
     let waits = items().any(|i| matches!(i.state, State::Full(..) | State::Unverified(..)));
     let cx = call.cx;
+    let throttle = cx.takes(Quota::Produce, bytes as f64);
     if acks == 0 {
         if items().any(|i| matches!(i.state, State::Refused(..))) {
             // There is no answer that could carry the error.
@@ -84,7 +88,7 @@ pub(crate) fn begin(mut call: Call) -> Result<Answering, Hangup> {
         if waits {
             settle(&cx, transaction.as_deref(), &mut topics).await;
         }
-        let response = finish(topics).await;
+        let response = finish(topics).await.with_throttle_time_ms(throttle);
         respond(correlation, version, &response).map(Some).map_err(unencodable)
     };
     // What has to wait is appended later: until then nothing behind it may be.

@@ -4,12 +4,24 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use dibs_log::{MemoryStorage, Store, StoreConfig, batch::BatchBuilder};
+use kafka_protocol::{
+    messages::{
+        ProduceRequest,
+        produce_request::{PartitionProduceData, TopicProduceData},
+    },
+    protocol::Encodable,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
-use super::{SERVED, begin, produce};
+use super::{SERVED, begin, produce, topic_name};
 use crate::{
     BrokerConfig,
     connection::{Client, Hangup},
     group::offsets::Committed,
+    quota::{Entity, EntityKind, Quota, Rates},
     security::{acl::Filter, sasl::Auth},
     server::{Broker, Shared},
     wire::{Versions, samples, shape},
@@ -125,6 +137,7 @@ struct Seen {
     transactions: usize,
     users: usize,
     acls: usize,
+    quotas: usize,
 }
 
 async fn seen(shared: &Shared) -> Seen {
@@ -145,6 +158,7 @@ async fn seen(shared: &Shared) -> Seen {
         transactions,
         users: shared.users.described().len(),
         acls: shared.acls.as_ref().unwrap().find(&Filter::default()).len(),
+        quotas: shared.quotas.all().len(),
     }
 }
 
@@ -197,6 +211,58 @@ async fn whom_no_list_permits_anything_learns_and_changes_nothing() {
     assert_eq!(seen(shared).await, before);
     press(&broker, "User:root", &all).await;
     assert_ne!(seen(shared).await, before);
+    broker.stop().await;
+}
+
+async fn send(stream: &mut TcpStream, key: i16, version: i16, body: &[u8]) {
+    let mut frame = Vec::new();
+    frame.put_i32(10 + body.len() as i32);
+    frame.put_i16(key);
+    frame.put_i16(version);
+    frame.put_i32(7);
+    frame.put_i16(-1);
+    frame.extend(body);
+    stream.write_all(&frame).await.unwrap();
+}
+
+async fn receive(stream: &mut TcpStream) -> Vec<u8> {
+    let size = stream.read_i32().await.unwrap();
+    let mut answer = vec![0; size as usize];
+    stream.read_exact(&mut answer).await.unwrap();
+    answer
+}
+
+/// Who has used up a quota is told how long to wait, and is not listened to meanwhile; others are.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_owes_is_told_and_waits() {
+    let (broker, _) = broker().await;
+    let shared = broker.shared();
+    shared.topics.create("t", 1, Default::default()).unwrap();
+    // A byte a second: a batch is worth a minute.
+    let of_all = Entity::from([(EntityKind::ClientId, None)]);
+    let set = |rates: &mut Rates| drop(rates.insert(of_all, [(Quota::Produce, 1.0)].into()));
+    shared.quotas.change(&shared.topics, set).unwrap();
+    let mut records = BatchBuilder::new();
+    records.push(None, Some(&[b'x'; 100]));
+    let partition = PartitionProduceData::default().with_records(Some(records.finish(7).into()));
+    let topic = TopicProduceData::default().with_name(topic_name("t")).with_partition_data(vec![partition]);
+    let request = ProduceRequest::default().with_acks(1).with_topic_data(vec![topic]);
+    let mut body = BytesMut::new();
+    request.encode(&mut body, 3).unwrap();
+    let (mut stream, mut other) = (
+        TcpStream::connect(broker.addresses()[0]).await.unwrap(),
+        TcpStream::connect(broker.addresses()[0]).await.unwrap(),
+    );
+    send(&mut stream, 0, 3, &body).await;
+    let answer = receive(&mut stream).await;
+    let throttle = i32::from_be_bytes(answer[answer.len() - 4..].try_into().unwrap());
+    assert!(throttle > 10_000, "{throttle}");
+    assert_eq!(shared.topics.partition("t", 0).unwrap().high_watermark(), 1);
+    send(&mut stream, 18, 0, &[]).await;
+    send(&mut other, 18, 0, &[]).await;
+    receive(&mut other).await;
+    let silent = tokio::time::timeout(Duration::from_millis(100), receive(&mut stream)).await;
+    assert!(silent.is_err(), "it was listened to");
     broker.stop().await;
 }
 

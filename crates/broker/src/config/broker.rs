@@ -87,6 +87,9 @@ settings! {
     "offsets.topic.segment.bytes", Type::Int(1, INT), "104857600", "Segment size of __consumer_offsets.";
     "plain.sasl.jaas.config", Type::Password, "",
         "The users of PLAIN: PlainLoginModule required user_NAME=\"PASSWORD\" …;";
+    "quota.window.num", Type::Int(1, INT), "11",
+        "What may be taken at once of a quota: one window less than this number of them.";
+    "quota.window.size.seconds", Type::Int(1, INT), "1", "How long a window of a quota is.";
     "sasl.enabled.mechanisms", Type::SomeOf(&["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]), "",
         "The SASL mechanisms that clients may use.";
     "ssl.client.auth", Type::OneOf(&["none", "requested", "required"]), "none",
@@ -238,6 +241,8 @@ pub struct BrokerConfig {
     pub(crate) transactional_id_ms: i64,
     pub(crate) transactional_id_check_ms: u64,
     pub(crate) fetch_sessions: usize,
+    /// Quotas may be used up for so many seconds at once.
+    pub(crate) quota_window_s: u64,
     pub(crate) consumer: ConsumerGroupConfig,
 }
 
@@ -393,6 +398,7 @@ impl BrokerConfig {
             transactional_id_check_ms: int("transaction.remove.expired.transaction.cleanup.interval.ms")
                 as u64,
             fetch_sessions: int("max.incremental.fetch.session.cache.slots") as usize,
+            quota_window_s: ((int("quota.window.num") - 1).max(1) * int("quota.window.size.seconds")) as u64,
             consumer: ConsumerGroupConfig::validate(text)?,
             listeners,
             advertised,
