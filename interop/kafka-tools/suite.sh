@@ -84,7 +84,6 @@ check "acls list" "name=$t-acl, patternType=PREFIXED" acls --list --topic "$t-ac
 check "acls remove" '^gone$' eval "acls --remove --force --topic $t-acl --resource-pattern-type prefixed; acls --list --topic $t-acl | grep -q User:kim || echo gone"
 check "quotas alter" 'Completed' configs --alter --add-config 'producer_byte_rate=1024,request_percentage=50' --entity-type users --entity-name "$t-u"
 check "quotas describe" 'producer_byte_rate=1024.0' configs --describe --entity-type users --entity-name "$t-u"
-check "quotas alter, unknown" 'Invalid\|Unknown' configs --alter --add-config 'connection_creation_rate=1' --entity-type users --entity-name "$t-u"
 check "quotas delete" 'Completed' configs --alter --delete-config producer_byte_rate,request_percentage --entity-type users --entity-name "$t-u"
 check "topics delete" '^gone$' eval "topics --delete --topic $t; topics --list | grep -q ^$t\$ || echo gone"
 echo "$passed passed, $failed failed"
