@@ -27,7 +27,7 @@ pub(crate) struct Server {
 /// The binary to test: the one given, or the workspace's, built now.
 pub(crate) fn binary(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     match given {
-        None => build("dibs", &["--bin", "dibs"]),
+        None => build("dibs", "dibs", &["--bin", "dibs"]),
         Some(path) => {
             ensure!(path.is_file(), "there is no binary {}", path.display());
             path.canonicalize().context("cannot find the binary")
@@ -36,10 +36,10 @@ pub(crate) fn binary(given: Option<&Path>) -> anyhow::Result<PathBuf> {
 }
 
 /// Builds one executable of the package `dibs` and says where it is.
-pub(crate) fn build(name: &str, flags: &[&str]) -> anyhow::Result<PathBuf> {
+pub(crate) fn build(package: &str, name: &str, flags: &[&str]) -> anyhow::Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Command::new(cargo)
-        .args(["build", "--package", "dibs", "--message-format=json-render-diagnostics"])
+        .args(["build", "--package", package, "--message-format=json-render-diagnostics"])
         .args(flags)
         .stderr(Stdio::inherit())
         .output()

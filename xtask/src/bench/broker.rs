@@ -72,7 +72,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         let there = Command::new(tool).arg("-V").output().is_ok();
         ensure!(there, "{tool} is not installed: apt-get install kcat default-jre-headless");
     }
-    let dibs = server::build("dibs", &["--release", "--bin", "dibs"])?;
+    let dibs = server::build("dibs", "dibs", &["--release", "--bin", "dibs"])?;
     let folder = tempfile::tempdir()?;
     let tools = Tools::new(dibs, folder.path(), args.records)?;
     println!("{}", process::machine());

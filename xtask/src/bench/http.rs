@@ -72,8 +72,8 @@ struct Figures {
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     ensure!(Command::new("wrk").arg("-v").output().is_ok(), "wrk is not installed: apt-get install wrk");
-    let dibs = server::build("dibs", &["--release", "--bin", "dibs"])?;
-    let constant = server::build("constant", &["--release", "--example", "constant"])?;
+    let dibs = server::build("dibs", "dibs", &["--release", "--bin", "dibs"])?;
+    let constant = server::build("dibs-http", "constant", &["--release", "--example", "constant"])?;
     let folder = tempfile::tempdir()?;
     let log = folder.path().join("log");
     let yardstick = |kind: &str| {
