@@ -30,6 +30,10 @@ const FROM_TOPIC: i8 = 1;
 const FROM_STATIC: i8 = 4;
 const FROM_DEFAULT: i8 = 5;
 
+/// Settings of topics whose setting of the broker is not set in Kafka by default: their defaults come from settings of
+/// other units, which are no synonyms.
+const UNSET: [&str; 4] = ["flush.ms", "retention.ms", "segment.jitter.ms", "segment.ms"];
+
 /// An error with the sentence that explains it.
 type Refusal = (ResponseError, String);
 
@@ -128,7 +132,9 @@ fn topic_entry(
         if let Some(value) = broker.get(name) {
             synonyms.push(synonym(name, value, FROM_STATIC));
         }
-        synonyms.push(synonym(name, setting.default, FROM_DEFAULT));
+        if !UNSET.contains(&setting.name) {
+            synonyms.push(synonym(name, setting.default, FROM_DEFAULT));
+        }
     }
     let source = synonyms.first().map_or(FROM_DEFAULT, |s| s.source);
     DescribeConfigsResourceResult::default()
