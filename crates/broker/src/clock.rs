@@ -7,8 +7,18 @@ use std::{
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
+#[cfg(test)]
+thread_local! {
+    /// What the wall's clock shows to a test that sets it for its thread.
+    pub(crate) static SET: std::cell::Cell<Option<i64>> = const { std::cell::Cell::new(None) };
+}
+
 /// Milliseconds since the Unix epoch.
 pub(crate) fn wall_ms() -> i64 {
+    #[cfg(test)]
+    if let Some(set) = SET.get() {
+        return set;
+    }
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
 }
 

@@ -13,11 +13,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::TcpStream,
-    sync::watch,
-};
+use tokio::{io::AsyncReadExt, net::TcpStream, sync::watch};
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
@@ -25,13 +21,16 @@ use crate::{
     clock,
     security::{sasl::Auth, tls},
     server::Shared,
-    wire::{Malformed, next_frame},
+    socket::Socket,
+    wire::{Malformed, Reply, next_frame},
 };
 
 /// The most requests of one connection that are being answered at a time; only Produce is pipelined.
 const PIPELINE: usize = 64;
 /// Room that a read buffer keeps while nothing comes.
 const IDLE_BUFFER: usize = 64 << 10;
+/// Answers that are there go out together, up to so many bytes.
+const COALESCED: u64 = 64 << 10;
 /// How long TLS may take to be agreed on.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
@@ -100,13 +99,14 @@ pub(crate) async fn accept(
 ) -> Result<(), Hangup> {
     stream.set_nodelay(true)?;
     let (host, local) = (format!("/{}", stream.peer_addr()?.ip()), stream.local_addr()?);
-    let listening = &shared.config.listeners[listener];
+    let config = shared.config();
+    let listening = &config.listeners[listener];
     let auth = |principal| if listening.protocol.sasl { Auth::None } else { Auth::open(principal) };
-    let Some(config) = shared.config.security.tls.get(&listening.name) else {
+    let Some(tls_config) = config.security.tls.get(&listening.name) else {
         let client = Client::new(host, listener, local, auth(None));
         return serve(shared, stream, client, stopping).await;
     };
-    let handshake = TlsAcceptor::from(config.clone()).accept(stream);
+    let handshake = TlsAcceptor::from(tls_config.clone()).accept(stream);
     let stream = tokio::time::timeout(HANDSHAKE, handshake).await.map_err(|_| Hangup::Idle)?;
     let stream = stream.map_err(|e| Hangup::Refused(format!("TLS: {e}")))?;
     let principal = tls::principal(stream.get_ref().1.peer_certificates());
@@ -114,15 +114,15 @@ pub(crate) async fn accept(
     serve(shared, stream, client, stopping).await
 }
 
-async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+async fn serve<S: Socket>(
     shared: Arc<Shared>,
     stream: S,
     client: Client,
     mut stopping: watch::Receiver<bool>,
 ) -> Result<(), Hangup> {
     let mut connection = Connection {
-        idle: Duration::from_millis(shared.config.idle_ms),
-        max: shared.config.max_request,
+        idle: Duration::from_millis(shared.config().idle_ms),
+        max: shared.config().max_request,
         client: Arc::new(client),
         shared,
         stream,
@@ -146,7 +146,7 @@ struct Connection<S> {
     max: usize,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+impl<S: Socket> Connection<S> {
     async fn run(&mut self) -> Result<(), Hangup> {
         loop {
             while self.takes_more()
@@ -202,23 +202,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(read.map_err(|_| Hangup::Idle)?? > 0)
     }
 
-    async fn write(&mut self, answer: Option<BytesMut>) -> Result<(), Hangup> {
+    async fn write(&mut self, answer: Option<Reply>) -> Result<(), Hangup> {
         let Some(mut out) = answer else { return Ok(()) };
         // Whatever else is answered by now goes out with it.
-        while out.len() < IDLE_BUFFER
+        while out.len() < COALESCED
             && let Some(first) = self.waiting.front_mut()
             && first.pipelined
             && let Some(answer) = now(&mut first.future).await
         {
             self.waiting.pop_front();
             if let Some(more) = answer? {
-                out.extend_from_slice(&more);
+                out.append(more);
             }
         }
-        self.stream.write_all(&out).await?;
-        // Over TLS what was written may wait for more.
-        self.stream.flush().await?;
-        Ok(())
+        Ok(self.stream.send(&out).await?)
     }
 }
 

@@ -10,14 +10,14 @@ use std::{
 
 use dibs_log::{
     AppendError, Appended, Marker,
-    batch::{Batch, BatchBuilder, Batches},
+    batch::{Batch, BatchBuilder},
 };
 use kafka_protocol::ResponseError;
 use tokio::sync::{Notify, oneshot, watch};
 
 use crate::{
     clock,
-    config::{BrokerConfig, TopicConfig},
+    config::BrokerConfig,
     group::{
         Answer, Effects, Group, Now, Rules, Shard, Token,
         classic::{Join, Joined, Sync, Synced},
@@ -33,8 +33,6 @@ use crate::{
 pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
 /// Records are appended in batches of about so many bytes at most.
 const BATCH_BYTES: usize = 512 << 10;
-/// Bytes of the log that are replayed at a time.
-pub(crate) const REPLAY_BYTES: usize = 1 << 20;
 
 /// All groups.
 #[derive(Debug)]
@@ -93,18 +91,10 @@ impl Coordinator {
     /// Makes the topic if need be. Blocks on the disk the first time.
     fn ensure(&self) -> Result<(), ResponseError> {
         if self.cells.get().is_none() {
-            let mut own = TopicConfig::new();
-            own.insert("cleanup.policy".into(), "compact".into());
-            own.insert("compression.type".into(), "producer".into());
             let segment = self.config.get("offsets.topic.segment.bytes").unwrap_or("104857600");
-            own.insert("segment.bytes".into(), segment.into());
-            match self.topics.create(OFFSETS_TOPIC, self.config.offsets_partitions, own) {
-                Ok(_) | Err(ResponseError::TopicAlreadyExists) => self.load(),
-                Err(e) => {
-                    tracing::error!("{OFFSETS_TOPIC} cannot be made: {e}");
-                    return Err(ResponseError::CoordinatorNotAvailable);
-                }
-            }
+            let own = [("compression.type", "producer"), ("segment.bytes", segment)];
+            self.topics.make_internal(OFFSETS_TOPIC, self.config.offsets_partitions, own)?;
+            self.load();
         }
         Ok(())
     }
@@ -127,21 +117,8 @@ impl Coordinator {
     /// Reads a shard from its log; `None` if that is not possible.
     fn replay(&self, partition: &Partition) -> Option<Shard> {
         let mut shard = Shard::new(rules(&self.config));
-        let (mut at, end) = (partition.start(), partition.high_watermark());
-        while at < end {
-            let mut bytes = Vec::new();
-            if let Err(e) = partition.read(at, end, REPLAY_BYTES, &mut bytes) {
-                tracing::error!(?partition, "groups cannot be read from offset {at}: {e}");
-                return None;
-            }
-            let before = at;
-            for batch in Batches::new(&bytes).flatten() {
-                at = batch.header.next_offset();
-                replay_batch(&mut shard, &batch);
-            }
-            if at == before {
-                break;
-            }
+        if !partition.replay(|batch| replay_batch(&mut shard, batch)) {
+            return None;
         }
         shard.replayed(now(), &*self.topics);
         Some(shard)

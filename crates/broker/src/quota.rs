@@ -129,14 +129,10 @@ pub(crate) struct Quotas {
 }
 
 impl Quotas {
-    /// Reads the file. One that cannot be understood is an error.
+    /// Reads the file.
     pub(crate) fn open(topics: &Topics, window_s: u64) -> io::Result<Quotas> {
-        let bytes = topics.read_file(FILE)?.unwrap_or_default();
-        let text = String::from_utf8_lossy(&bytes);
         let mut rates = Rates::new();
-        for line in text.lines() {
-            let wrong = || io::Error::other(format!("{FILE}: {line:?} is no quota"));
-            let (quota, rate, entity) = parse(line).ok_or_else(wrong)?;
+        for (quota, rate, entity) in topics.read_lines::<_, Vec<_>>(FILE, parse)? {
             rates.entry(entity).or_default().insert(quota, rate);
         }
         Ok(Quotas::new(rates, window_s))
@@ -168,9 +164,14 @@ impl Quotas {
         if owed == 0 { Ok(()) } else { Err(owed) }
     }
 
+    /// Whether there are quotas at all. Costs nothing.
+    pub(crate) fn any(&self) -> bool {
+        self.some.load(Relaxed)
+    }
+
     /// Whether anybody has this quota.
     pub(crate) fn limits(&self, quota: Quota) -> bool {
-        self.some.load(Relaxed) && self.state().rates.values().any(|rates| rates.contains_key(&quota))
+        self.any() && self.state().rates.values().any(|rates| rates.contains_key(&quota))
     }
 
     fn with_bucket(
@@ -180,7 +181,7 @@ impl Quotas {
         now_ms: u64,
         act: impl FnOnce(&mut Bucket, f64) -> u64,
     ) -> u64 {
-        if !self.some.load(Relaxed) {
+        if !self.any() {
             return 0;
         }
         let mut state = self.state();
@@ -195,7 +196,7 @@ impl Quotas {
         act(bucket, rate)
     }
 
-    /// The rates of the entities that a filter takes.
+    /// The rates of all entities.
     pub(crate) fn all(&self) -> Rates {
         self.state().rates.clone()
     }

@@ -3,10 +3,7 @@
 use std::{
     io,
     net::SocketAddr,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering::*},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -23,6 +20,7 @@ use crate::{
     clock,
     config::{BrokerConfig, Listener},
     connection::{self, Client, Hangup},
+    connections::Connections,
     coordinator::Coordinator,
     producer_ids::ProducerIds,
     quota::{Doer, Quota, Quotas},
@@ -30,6 +28,7 @@ use crate::{
         acl::Acls,
         users::{Users, scram_user},
     },
+    settings::Settings,
     topics::{Owned, Topics, random_uuid},
     transactions::{Around, Transactions},
 };
@@ -39,7 +38,10 @@ const CLUSTER_ID: &str = "cluster.id";
 /// What every connection shares.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) config: Arc<BrokerConfig>,
+    /// Those that can be changed while the broker runs.
+    pub(crate) settings: Settings,
+    /// Held while somebody's settings are read, changed and written.
+    pub(crate) altering: tokio::sync::Mutex<()>,
     pub(crate) topics: Arc<Topics>,
     pub(crate) groups: Arc<Coordinator>,
     pub(crate) users: Users,
@@ -51,7 +53,7 @@ pub(crate) struct Shared {
     pub(crate) bound: Vec<SocketAddr>,
     pub(crate) transactions: Arc<Transactions>,
     pub(crate) fetch_sessions: Mutex<Sessions>,
-    connections: AtomicUsize,
+    connections: Mutex<Connections>,
 }
 
 /// Why a broker does not start.
@@ -91,7 +93,6 @@ impl Broker {
         config: BrokerConfig,
         owned: Vec<Owned>,
     ) -> Result<Broker, StartError> {
-        let config = Arc::new(config);
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }
@@ -102,30 +103,7 @@ impl Broker {
             bound.push(socket.local_addr()?);
             listeners.push(socket);
         }
-        let groups = Coordinator::open(config.clone(), topics.clone());
-        let around = Around {
-            config: config.clone(),
-            topics: topics.clone(),
-            groups: groups.clone(),
-            ids: Arc::new(ProducerIds::open(topics.clone())?),
-        };
-        let shared = Arc::new(Shared {
-            users: Users::open(&topics, config.security.plain.clone())?,
-            quotas: Quotas::open(&topics, config.quota_window_s)?,
-            acls: config
-                .authorizer
-                .clone()
-                .map(|a| Acls::open(&topics, a.super_users, a.open))
-                .transpose()?,
-            groups,
-            transactions: Transactions::open(around),
-            cluster_id: cluster_id(&topics)?,
-            fetch_sessions: Mutex::new(Sessions::new(config.fetch_sessions)),
-            connections: AtomicUsize::new(0),
-            config,
-            topics,
-            bound,
-        });
+        let shared = Arc::new(Shared::open(&config, topics, bound)?);
         let (stop, stopping) = watch::channel(false);
         let mut tasks = JoinSet::new();
         tasks.spawn(shared.groups.clone().run_timer(stopping.clone()));
@@ -167,12 +145,13 @@ impl Broker {
 
 /// Has old records deleted and compacted now and then.
 async fn clean(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
+    let every = shared.config().clean_every_ms;
     loop {
         tokio::select! {
-            () = tokio::time::sleep(Duration::from_millis(shared.config.clean_every_ms)) => {}
+            () = tokio::time::sleep(Duration::from_millis(every)) => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }
-        let (topics, idle) = (shared.topics.clone(), shared.config.producer_idle_ms);
+        let (topics, idle) = (shared.topics.clone(), shared.config().producer_idle_ms);
         let _ = tokio::task::spawn_blocking(move || topics.clean(idle)).await;
     }
 }
@@ -193,10 +172,17 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener, index: usize, mut st
         };
         match accepted {
             Ok((stream, peer)) => {
-                if shared.connections.fetch_add(1, AcqRel) >= shared.config.max_connections {
-                    tracing::warn!(%peer, "refused: there are max.connections connections already");
-                    shared.connections.fetch_sub(1, AcqRel);
-                    continue;
+                let config = shared.config();
+                let waits = match shared.connections().admit(peer.ip(), &config, clock::mono_ms()) {
+                    Ok(waits) => Duration::from_millis(waits),
+                    Err(setting) => {
+                        tracing::warn!(%peer, "refused: there are {setting} connections already");
+                        continue;
+                    }
+                };
+                // Who comes too fast is not listened to (KIP-612).
+                if !waits.is_zero() {
+                    tokio::time::sleep(waits).await;
                 }
                 connections.spawn(connect(shared.clone(), stream, peer, index, stop.clone()));
             }
@@ -217,28 +203,76 @@ async fn connect(
     listener: usize,
     stop: watch::Receiver<bool>,
 ) {
-    let address = peer.ip().to_string();
-    let owed = shared.quotas.take(Quota::Connection, Doer::Address(&address), 1.0, clock::mono_ms());
-    if owed > 0 {
-        tokio::time::sleep(Duration::from_millis(owed)).await;
+    if shared.quotas.any() {
+        let address = peer.ip().to_string();
+        let owed = shared.quotas.take(Quota::Connection, Doer::Address(&address), 1.0, clock::mono_ms());
+        if owed > 0 {
+            tokio::time::sleep(Duration::from_millis(owed)).await;
+        }
     }
     match connection::accept(shared.clone(), stream, listener, stop).await {
         Ok(()) | Err(Hangup::Io(_)) => {}
         Err(e) => tracing::info!(%peer, "connection closed: {e}"),
     }
-    shared.connections.fetch_sub(1, AcqRel);
+    shared.connections().leave(peer.ip());
 }
 
 impl Shared {
+    /// The settings as they are now.
+    pub(crate) fn config(&self) -> Arc<BrokerConfig> {
+        self.settings.now()
+    }
+
+    fn connections(&self) -> MutexGuard<'_, Connections> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Replays what is in the store. Must be called within a tokio runtime.
+    pub(crate) fn open(
+        config: &BrokerConfig,
+        topics: Arc<Topics>,
+        bound: Vec<SocketAddr>,
+    ) -> Result<Shared, StartError> {
+        let settings = Settings::open(&topics, config)?;
+        // What is read of it from here on cannot be changed while the broker runs.
+        let config = settings.now();
+        let groups = Coordinator::open(config.clone(), topics.clone());
+        let around = Around {
+            config: config.clone(),
+            topics: topics.clone(),
+            groups: groups.clone(),
+            ids: Arc::new(ProducerIds::open(topics.clone())?),
+        };
+        Ok(Shared {
+            users: Users::open(&topics)?,
+            quotas: Quotas::open(&topics, config.quota_window_s)?,
+            acls: config
+                .authorizer
+                .clone()
+                .map(|a| Acls::open(&topics, a.super_users, a.open))
+                .transpose()?,
+            groups,
+            transactions: Transactions::open(around),
+            cluster_id: cluster_id(&topics)?,
+            fetch_sessions: Mutex::new(Sessions::new(config.fetch_sessions)),
+            connections: Mutex::new(Connections::default()),
+            settings,
+            altering: tokio::sync::Mutex::new(()),
+            topics,
+            bound,
+        })
+    }
+
     /// The host and port that a client is told to use.
     pub(crate) fn advertised(&self, client: &Client) -> (String, i32) {
         self.advertised_on(client.listener, client.local)
     }
 
     fn advertised_on(&self, listener: usize, local: SocketAddr) -> (String, i32) {
-        let listening = &self.config.listeners[listener];
+        let config = self.config();
+        let listening = &config.listeners[listener];
         let port = self.bound[listener].port();
-        match self.config.advertised.iter().find(|a| a.name == listening.name) {
+        match config.advertised.iter().find(|a| a.name == listening.name) {
             Some(a) => (a.host.clone(), i32::from(if a.port == 0 { port } else { a.port })),
             None if listening.host.is_empty() => (local.ip().to_string(), i32::from(port)),
             None => (listening.host.clone(), i32::from(port)),

@@ -11,20 +11,24 @@ use std::{
 };
 
 use dibs_log::{
-    Aborted, AppendError, Appended, Committer, Lost, Marker, Origin, PartitionLog, ProducerInfo, ReadError,
-    Store, TimestampType, TopicError, TopicId,
+    Aborted, AppendError, Appended, Committer, FileRange, Lost, Marker, Origin, PartitionLog, ProducerInfo,
+    ReadError, Store, TimestampType, TopicError, TopicId,
+    batch::{Batch, Batches},
 };
 use kafka_protocol::ResponseError;
 use uuid::Uuid;
 
 use crate::{
     clock,
-    config::{BrokerConfig, TOPIC_SETTINGS, TopicConfig, topic_setting},
+    config::{BrokerConfig, ConfigError, TOPIC_SETTINGS, TopicConfig, topic_setting},
     group::consumer::Catalog,
 };
 
 /// Threads that commit. They wait for the disk nearly all of their time.
 const COMMITTERS: usize = 2;
+
+/// Bytes of a log that are replayed at a time.
+const REPLAY_BYTES: usize = 1 << 20;
 
 /// A topic that belongs to the program around the broker, which commits its partitions itself. Clients read it; they
 /// cannot change, delete or shorten it.
@@ -54,13 +58,18 @@ pub(crate) struct Topic(Arc<dibs_log::Topic>);
 pub(crate) struct Partition(Arc<PartitionLog>);
 
 impl Topics {
+    /// Has the partitions committed, but for those of the owned topics.
     pub(crate) fn open(store: Arc<Store>, owned: Vec<Owned>) -> io::Result<Topics> {
-        let owned: Arc<[Owned]> = owned.into();
-        let theirs = owned.clone();
+        let topics = Topics::uncommitted(store, owned);
+        let theirs = topics.owned.clone();
         let pooled = move |topic: &str| !theirs.iter().any(|o| o.topic == topic);
-        let committer = store.start_committer(COMMITTERS, clock::wall_ms, pooled)?;
-        let committer = Mutex::new(Some(committer));
-        Ok(Topics { store, owned, committer, version: AtomicU64::new(1) })
+        let committer = topics.store.start_committer(COMMITTERS, clock::wall_ms, pooled)?;
+        Ok(Topics { committer: Mutex::new(Some(committer)), ..topics })
+    }
+
+    /// Leaves all commits to whoever has the store.
+    pub(crate) fn uncommitted(store: Arc<Store>, owned: Vec<Owned>) -> Topics {
+        Topics { store, owned: owned.into(), committer: Mutex::new(None), version: AtomicU64::new(1) }
     }
 
     /// What the program around the broker says of a topic, if it is its own.
@@ -102,6 +111,23 @@ impl Topics {
         made.map_err(|e| topic_error(&e))
     }
 
+    /// Makes one of the broker's own topics, of which the newest record of each key is kept, if it is not there.
+    pub(crate) fn make_internal(
+        &self,
+        name: &str,
+        partitions: u32,
+        own: [(&str, &str); 2],
+    ) -> Result<(), ResponseError> {
+        let all = own.into_iter().chain([("cleanup.policy", "compact")]);
+        match self.create(name, partitions, all.map(|(n, v)| (n.to_owned(), v.to_owned())).collect()) {
+            Ok(_) | Err(ResponseError::TopicAlreadyExists) => Ok(()),
+            Err(e) => {
+                tracing::error!("{name} cannot be made: {e}");
+                Err(ResponseError::CoordinatorNotAvailable)
+            }
+        }
+    }
+
     /// Adds partitions, durably, until there are `count`.
     pub(crate) fn add_partitions(&self, name: &str, count: u32) -> Result<(), ResponseError> {
         self.changeable(name)?;
@@ -123,6 +149,11 @@ impl Topics {
         self.store.alter_configs(name, |configs| *configs = own).map(drop).map_err(|e| topic_error(&e))
     }
 
+    /// Has topics that say nothing else go by these.
+    pub(crate) fn set_defaults(&self, defaults: TopicConfig) -> Result<(), ConfigError> {
+        self.store.set_defaults(defaults).map_err(|e| ConfigError::Value(e.to_string()))
+    }
+
     /// Replaces a small file of the data folder, durably.
     pub(crate) fn put(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         self.store.put(name, bytes)
@@ -133,9 +164,22 @@ impl Topics {
         self.store.get(name)
     }
 
+    /// Reads a small file of lines, none if it is not there. A line that cannot be understood is an error: to begin
+    /// without it would let in, or lock out, whom it is about.
+    pub(crate) fn read_lines<L, T: FromIterator<L>>(
+        &self,
+        name: &str,
+        parse: impl Fn(&str) -> Option<L>,
+    ) -> io::Result<T> {
+        let bytes = self.read_file(name)?.unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        let wrong = |line| io::Error::other(format!("{name}: {line:?} cannot be understood"));
+        text.lines().map(|line| parse(line).ok_or_else(|| wrong(line))).collect()
+    }
+
     /// The data folder, for people.
     pub(crate) fn folder(&self) -> String {
-        format!("{:?}", self.store).split('"').nth(1).unwrap_or_default().to_owned()
+        self.store.describe()
     }
 
     /// Deletes and compacts what the topics' settings say, and forgets producers that were silent for so long
@@ -269,6 +313,43 @@ impl Partition {
         out: &mut Vec<u8>,
     ) -> Result<usize, ReadError> {
         self.0.read_until(from, until, max_bytes, out)
+    }
+
+    /// Like [`Partition::read`], but says where the bytes are.
+    pub(crate) fn range(
+        &self,
+        from: u64,
+        until: u64,
+        max_bytes: usize,
+    ) -> Result<Option<FileRange>, ReadError> {
+        self.0.read_range(from, until, max_bytes)
+    }
+
+    /// Goes through all that is durable, batch by batch. False if that is not possible; the log says why.
+    pub(crate) fn replay(&self, mut each: impl FnMut(&Batch<'_>)) -> bool {
+        let (mut at, end) = (self.start(), self.high_watermark());
+        let mut bytes = Vec::new();
+        while at < end {
+            bytes.clear();
+            let read = self.read(at, end, REPLAY_BYTES, &mut bytes).map_err(|e| e.to_string());
+            let all = read.and_then(|_| {
+                Batches::new(&bytes).try_for_each(|batch| {
+                    let batch = batch.map_err(|e| e.to_string())?;
+                    at = batch.header.next_offset();
+                    each(&batch);
+                    Ok(())
+                })
+            });
+            match all {
+                Err(e) => {
+                    tracing::error!(partition = ?self, "it cannot be read from offset {at}: {e}");
+                    return false;
+                }
+                Ok(()) if bytes.is_empty() => break,
+                Ok(()) => {}
+            }
+        }
+        true
     }
 
     /// Transactions that were aborted, of those with records between two offsets.

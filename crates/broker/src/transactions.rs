@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use dibs_log::{AppendError, Appended, Lost, Marker, batch::Batches};
+use dibs_log::{AppendError, Appended, Lost, Marker};
 use kafka_protocol::ResponseError;
 use tokio::{
     sync::{Notify, watch},
@@ -17,8 +17,8 @@ use tokio::{
 
 use crate::{
     clock,
-    config::{BrokerConfig, TopicConfig},
-    coordinator::{self, Coordinator, OFFSETS_TOPIC, REPLAY_BYTES},
+    config::BrokerConfig,
+    coordinator::{self, Coordinator, OFFSETS_TOPIC},
     producer_ids::ProducerIds,
     topics::{Partition, Topics},
     txn::{Decision, Effects, Producer, Rules, Shard, Stored, TopicPartition},
@@ -86,18 +86,10 @@ impl Transactions {
     fn ensure(&self) -> Result<(), ResponseError> {
         if self.cells.get().is_none() {
             let config = &self.around.config;
-            let mut own = TopicConfig::new();
-            own.insert("cleanup.policy".into(), "compact".into());
-            own.insert("compression.type".into(), "uncompressed".into());
             let segment = config.get("transaction.state.log.segment.bytes").unwrap_or("104857600");
-            own.insert("segment.bytes".into(), segment.into());
-            match self.around.topics.create(TRANSACTIONS_TOPIC, config.transactions_partitions, own) {
-                Ok(_) | Err(ResponseError::TopicAlreadyExists) => self.load(),
-                Err(e) => {
-                    tracing::error!("{TRANSACTIONS_TOPIC} cannot be made: {e}");
-                    return Err(ResponseError::CoordinatorNotAvailable);
-                }
-            }
+            let own = [("compression.type", "uncompressed"), ("segment.bytes", segment)];
+            self.around.topics.make_internal(TRANSACTIONS_TOPIC, config.transactions_partitions, own)?;
+            self.load();
         }
         Ok(())
     }
@@ -402,30 +394,17 @@ impl Cell {
 /// Reads a shard from its log; `None` if that is not possible.
 fn replay(rules: Rules, partition: &Partition) -> Option<Shard> {
     let mut shard = Shard::new(rules);
-    let (mut at, end) = (partition.start(), partition.high_watermark());
-    while at < end {
-        let mut bytes = Vec::new();
-        if let Err(e) = partition.read(at, end, REPLAY_BYTES, &mut bytes) {
-            tracing::error!(?partition, "transactions cannot be read from offset {at}: {e}");
-            return None;
+    let whole = partition.replay(|batch| {
+        if batch.header.is_control() {
+            return;
         }
-        let before = at;
-        for batch in Batches::new(&bytes).flatten() {
-            at = batch.header.next_offset();
-            if batch.header.is_control() {
-                continue;
-            }
-            for record in batch.records().into_iter().flatten().flatten() {
-                if let Some(stored) = record.key.and_then(|key| Stored::parse(key, record.value)) {
-                    shard.replay(stored);
-                }
+        for record in batch.records().into_iter().flatten().flatten() {
+            if let Some(stored) = record.key.and_then(|key| Stored::parse(key, record.value)) {
+                shard.replay(stored);
             }
         }
-        if at == before {
-            break;
-        }
-    }
-    Some(shard)
+    });
+    whole.then_some(shard)
 }
 
 #[cfg(test)]

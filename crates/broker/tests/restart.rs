@@ -16,6 +16,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
+use uuid::Uuid;
 
 async fn start(folder: &Path) -> (Arc<Store>, Broker, TcpStream) {
     let storage = Arc::new(DiskStorage::new(folder).unwrap());
@@ -67,6 +68,18 @@ fn topic() -> TopicName {
     TopicName(StrBytes::from_static_str("t"))
 }
 
+/// Makes the topic by asking for it, and says its id. Who causes it hears, as with Kafka, that there is none yet.
+async fn ask_for_topic(stream: &mut TcpStream) -> Uuid {
+    let wanted = metadata_request::MetadataRequestTopic::default().with_name(Some(topic()));
+    let request =
+        MetadataRequest::default().with_topics(Some(vec![wanted])).with_allow_auto_topic_creation(true);
+    let before = call(stream, &request, 12).await.topics.remove(0);
+    assert_eq!((before.error_code, before.partitions.len(), before.topic_id), (3, 0, Uuid::nil()));
+    let made = call(stream, &request, 12).await.topics.remove(0);
+    assert_eq!((made.error_code, made.partitions.len()), (0, 1));
+    made.topic_id
+}
+
 fn group() -> GroupId {
     GroupId(StrBytes::from_static_str("g"))
 }
@@ -97,12 +110,7 @@ async fn values(stream: &mut TcpStream) -> Vec<String> {
 async fn what_was_acknowledged_is_there_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let (store, broker, mut stream) = start(folder.path()).await;
-    let wanted = metadata_request::MetadataRequestTopic::default().with_name(Some(topic()));
-    let request =
-        MetadataRequest::default().with_topics(Some(vec![wanted])).with_allow_auto_topic_creation(true);
-    let made = call(&mut stream, &request, 12).await;
-    let id = made.topics[0].topic_id;
-    assert_eq!(made.topics[0].error_code, 0);
+    let id = ask_for_topic(&mut stream).await;
 
     // Five at once on one connection: answered in order, at consecutive offsets.
     for i in 0..5 {
@@ -168,10 +176,7 @@ fn commit(epoch: i32, offset: i64) -> OffsetCommitRequest {
 async fn a_consumer_group_goes_on_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let (store, broker, mut stream) = start(folder.path()).await;
-    let wanted = metadata_request::MetadataRequestTopic::default().with_name(Some(topic()));
-    let request =
-        MetadataRequest::default().with_topics(Some(vec![wanted])).with_allow_auto_topic_creation(true);
-    let id = call(&mut stream, &request, 12).await.topics[0].topic_id;
+    let id = ask_for_topic(&mut stream).await;
     let joined = call(&mut stream, &heartbeat(0), 1).await;
     assert_eq!((joined.error_code, joined.member_epoch), (0, 1));
     let assigned = joined.assignment.unwrap().topic_partitions;
@@ -208,10 +213,7 @@ async fn a_consumer_group_goes_on_after_a_restart() {
 async fn a_fetch_session_tells_what_is_new() {
     let folder = tempfile::tempdir().unwrap();
     let (store, broker, mut stream) = start(folder.path()).await;
-    let wanted = metadata_request::MetadataRequestTopic::default().with_name(Some(topic()));
-    let request =
-        MetadataRequest::default().with_topics(Some(vec![wanted])).with_allow_auto_topic_creation(true);
-    let id = call(&mut stream, &request, 12).await.topics[0].topic_id;
+    let id = ask_for_topic(&mut stream).await;
     let partition = FetchPartition::default().with_partition_max_bytes(1 << 20);
     let wanted = FetchTopic::default().with_topic_id(id).with_partitions(vec![partition]);
     let request = FetchRequest::default().with_max_bytes(1 << 20);

@@ -72,6 +72,12 @@ pub(crate) struct DeadLetterError {
     pub(crate) transient: bool,
 }
 
+impl DeadLetterError {
+    fn new(topic: &str, why: &dyn Display, transient: bool) -> DeadLetterError {
+        DeadLetterError { topic: topic.to_owned(), why: why.to_string(), transient }
+    }
+}
+
 /// The dead letters of one partition of a topic.
 pub(crate) struct DeadLetters {
     /// Whose dead letters they are, and whose times its records have.
@@ -99,10 +105,7 @@ impl DeadLetters {
         clock: Clock,
     ) -> Result<DeadLetters, DeadLetterError> {
         let name = format!("{topic}{DEAD_LETTER_SUFFIX}");
-        let failed = |why: &dyn Display, transient| {
-            let (topic, why) = (name.clone(), why.to_string());
-            DeadLetterError { topic, why, transient }
-        };
+        let failed = |why: &dyn Display, transient| DeadLetterError::new(&name, why, transient);
         let not_made = |e: TopicError| failed(&e, matches!(e, TopicError::Io { .. }));
         match store.topic(&name).map_or(0, |t| t.partitions().len() as u32) {
             0 => store.create_topic(&name, partitions).map_err(not_made)?,
@@ -165,10 +168,7 @@ impl DeadLetters {
     }
 
     fn write(&self, batch: &[u8]) -> Result<(), DeadLetterError> {
-        let failed = |why: &dyn Display, transient| {
-            let (topic, why) = (self.log.topic().to_owned(), why.to_string());
-            DeadLetterError { topic, why, transient }
-        };
+        let failed = |why: &dyn Display, transient| DeadLetterError::new(self.log.topic(), why, transient);
         let uncommitted =
             |e: CommitError| failed(&e, !matches!(e, CommitError::Broken(_) | CommitError::Closed));
         // An earlier try may have failed.

@@ -4,13 +4,16 @@ use std::borrow::Cow;
 
 use crate::{
     AppendError,
-    batch::{Batch, BatchBuilder, BatchError, BatchHeader, recompress, retime},
+    batch::{Batch, BatchBuilder, BatchError, BatchHeader, Record, recompress, retime},
     config::{TimestampType, TopicConfig},
     producers::{Marker, ProducerError},
 };
 
 /// A batch's producer said nothing of its time.
 const NO_TIMESTAMP: i64 = -1;
+
+/// So many wrong records of a batch are named; its producer learns of others when it has mended these.
+pub const NAMED_RECORDS: usize = 10_000;
 
 /// Checks a producer's batch, and returns it as it goes into the log, but for its base offset.
 pub(crate) fn accept<'a>(
@@ -34,7 +37,7 @@ pub(crate) fn accept<'a>(
         return Err(BatchError::Header("offsets without records").into());
     }
     if header.is_log_append_time() || header.delete_horizon().is_some() {
-        return Err(AppendError::Timestamp(header.max_timestamp));
+        return Err(AppendError::Timestamp { time: header.max_timestamp, records: Vec::new() });
     }
     let times = look(&batch, config)?;
     if let Some(now) = now
@@ -42,8 +45,10 @@ pub(crate) fn accept<'a>(
     {
         let early = |time| time != NO_TIMESTAMP && now.saturating_sub(time) > config.timestamp_before_max_ms;
         let late = |time: i64| time.saturating_sub(now) > config.timestamp_after_max_ms;
-        if let Some(wrong) = [times.0, times.1].into_iter().find(|&time| early(time) || late(time)) {
-            return Err(AppendError::Timestamp(wrong));
+        let wrong = |time| early(time) || late(time);
+        if let Some(time) = [times.0, times.1].into_iter().find(|&time| wrong(time)) {
+            let records = named(&batch, |record| wrong(record.timestamp))?;
+            return Err(AppendError::Timestamp { time, records });
         }
     }
     let mut bytes = Cow::Borrowed(bytes);
@@ -77,12 +82,23 @@ fn look(batch: &Batch<'_>, config: &TopicConfig) -> Result<(i64, i64), AppendErr
     for record in batch.records_in(&mut buffer)? {
         let record = record?;
         if config.compact && record.key.is_none() {
-            return Err(AppendError::NoKey);
+            return Err(AppendError::NoKey { records: named(batch, |record| record.key.is_none())? });
         }
         first = first.min(record.timestamp);
         last = last.max(record.timestamp);
     }
     Ok((first, last))
+}
+
+/// Where in a batch the records are of which `is` holds.
+fn named(batch: &Batch<'_>, is: impl Fn(&Record<'_>) -> bool) -> Result<Vec<u32>, BatchError> {
+    let (mut buffer, mut named) = (Vec::new(), Vec::new());
+    for (index, record) in (0..).zip(batch.records_in(&mut buffer)?) {
+        if named.len() < NAMED_RECORDS && is(&record?) {
+            named.push(index);
+        }
+    }
+    Ok(named)
 }
 
 /// The control batch of a transaction's end, and its header.

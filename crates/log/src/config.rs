@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{MAX_MESSAGE_BYTES, StoreConfig};
+use crate::{MAX_MESSAGE_BYTES, OpenError};
 
 /// What a configuration's value may be.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -179,7 +179,8 @@ pub struct TopicConfig {
     pub codec: Option<u8>,
     /// A segment that would grow beyond this many bytes is followed by a new one.
     pub segment_bytes: u64,
-    /// So does one whose records' times differ by more than this, in ms.
+    /// So does one whose records' times differ by more than this, in ms. Where the topic is compacted, at most
+    /// `max_compaction_lag_ms`: compaction leaves the newest segment alone (KIP-354).
     pub segment_ms: i64,
     /// About one index entry for so many bytes of a segment.
     pub index_interval_bytes: u64,
@@ -202,9 +203,13 @@ pub struct TopicConfig {
 }
 
 impl TopicConfig {
-    /// What the values come to that are set for the topic and, behind them, for the store. They are checked.
-    pub(crate) fn resolve(set: &BTreeMap<String, String>, store: &StoreConfig) -> TopicConfig {
-        let said = |name: &str| set.get(name).or_else(|| store.defaults.get(name));
+    /// What the values come to that are set for the topic and, behind them, for all. They are checked.
+    pub(crate) fn resolve(
+        set: &BTreeMap<String, String>,
+        defaults: &BTreeMap<String, String>,
+        store: &StoreConfig,
+    ) -> TopicConfig {
+        let said = |name: &str| set.get(name).or_else(|| defaults.get(name));
         let value = |name: &str| {
             said(name)
                 .map_or_else(|| ConfigKey::find(name).map_or("", |key| key.default), String::as_str)
@@ -212,6 +217,9 @@ impl TopicConfig {
         };
         let long = |name: &str| value(name).parse::<i64>().unwrap_or(0);
         let own = |name: &str, own: u64| said(name).map_or(own, |_| long(name) as u64);
+        let compact = value("cleanup.policy").contains("compact");
+        let max_compaction_lag_ms = long("max.compaction.lag.ms");
+        let latest = if compact { max_compaction_lag_ms } else { i64::MAX };
         TopicConfig {
             timestamp_type: match value("message.timestamp.type") {
                 "LogAppendTime" => TimestampType::LogAppendTime,
@@ -229,17 +237,67 @@ impl TopicConfig {
                 _ => None,
             },
             segment_bytes: own("segment.bytes", store.segment_bytes),
-            segment_ms: long("segment.ms"),
+            segment_ms: long("segment.ms").min(latest),
             index_interval_bytes: own("index.interval.bytes", store.index_interval_bytes),
             delete: value("cleanup.policy").contains("delete"),
-            compact: value("cleanup.policy").contains("compact"),
+            compact,
             retention_ms: Some(long("retention.ms")).filter(|&ms| ms >= 0),
             retention_bytes: u64::try_from(long("retention.bytes")).ok(),
             delete_retention_ms: long("delete.retention.ms"),
             min_compaction_lag_ms: long("min.compaction.lag.ms"),
-            max_compaction_lag_ms: long("max.compaction.lag.ms"),
+            max_compaction_lag_ms,
             min_cleanable_ratio: value("min.cleanable.dirty.ratio").parse().unwrap_or(0.5),
         }
+    }
+}
+
+/// How a store writes. The defaults are right for nearly everybody.
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// A segment that would grow beyond this many bytes is followed by a new one. At most `i32::MAX`.
+    pub segment_bytes: u64,
+    /// About one index entry for so many bytes of a segment.
+    pub index_interval_bytes: u64,
+    /// Bytes of a partition that may wait for a commit; more is refused with `Full`.
+    pub max_pending_bytes: usize,
+    /// Largest batch of a topic that does not say otherwise, in bytes, header included. At most
+    /// [`MAX_MESSAGE_BYTES`].
+    pub max_batch_bytes: usize,
+    /// After so many bytes a partition's recovery point is moved: at most about so much is read at the next
+    /// start after a crash.
+    pub checkpoint_bytes: u64,
+    /// How many segments may have open files while nobody uses them, at most 4 files each.
+    pub max_open_segments: usize,
+    /// Topic configurations by Kafka's names, for topics that do not say otherwise, until [`Store::set_defaults`](crate::Store::set_defaults).
+    pub defaults: BTreeMap<String, String>,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        StoreConfig {
+            segment_bytes: 1 << 30,
+            index_interval_bytes: 4096,
+            max_pending_bytes: 64 << 20,
+            max_batch_bytes: 1_048_588,
+            checkpoint_bytes: 64 << 20,
+            max_open_segments: 256,
+            defaults: BTreeMap::new(),
+        }
+    }
+}
+
+impl StoreConfig {
+    pub(crate) fn check(&self) -> Result<(), OpenError> {
+        let wrong = if self.segment_bytes > i32::MAX as u64 {
+            "segment_bytes is larger than 2 GiB - 1"
+        } else if self.max_batch_bytes > MAX_MESSAGE_BYTES {
+            "max_batch_bytes is larger than 100 MiB"
+        } else if self.max_batch_bytes > self.max_pending_bytes {
+            "max_batch_bytes is larger than max_pending_bytes"
+        } else {
+            return Ok(check(&self.defaults)?);
+        };
+        Err(OpenError::Config(wrong))
     }
 }
 
@@ -298,14 +356,14 @@ mod tests {
         let map = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
             pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
         };
-        let mut store = StoreConfig { segment_bytes: 5_000, ..StoreConfig::default() };
-        let config = TopicConfig::resolve(&map(&[]), &store);
+        let store = StoreConfig { segment_bytes: 5_000, ..StoreConfig::default() };
+        let config = TopicConfig::resolve(&map(&[]), &map(&[]), &store);
         assert_eq!((config.segment_bytes, config.retention_ms), (5_000, Some(604_800_000)));
         assert_eq!((config.delete, config.compact, config.retention_bytes), (true, false, None));
         assert_eq!((config.timestamp_type, config.codec), (TimestampType::CreateTime, None));
-        store.defaults = map(&[("segment.bytes", "2000000"), ("retention.ms", "7")]);
+        let defaults = map(&[("segment.bytes", "2000000"), ("retention.ms", "7")]);
         let set = map(&[("retention.ms", "-1"), ("cleanup.policy", "compact"), ("compression.type", "zstd")]);
-        let config = TopicConfig::resolve(&set, &store);
+        let config = TopicConfig::resolve(&set, &defaults, &store);
         assert_eq!((config.segment_bytes, config.retention_ms), (2_000_000, None));
         assert_eq!((config.delete, config.compact, config.codec), (false, true, Some(4)));
     }

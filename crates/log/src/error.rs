@@ -113,11 +113,20 @@ pub enum AppendError {
     #[error(transparent)]
     Producer(#[from] ProducerError),
     /// A timestamp is too far from now, or its type is not the producer's to say.
-    #[error("timestamp {0} is out of range")]
-    Timestamp(i64),
-    /// A record has no key, which compaction could not keep.
+    #[error("timestamp {time} is out of range")]
+    Timestamp {
+        /// The first that is, in ms.
+        time: i64,
+        /// Where in the batch the records are that have such a time, from 0; at most
+        /// [`NAMED_RECORDS`](crate::NAMED_RECORDS).
+        records: Vec<u32>,
+    },
+    /// Records have no key, and compaction could not keep them.
     #[error("a record without a key in a compacted topic")]
-    NoKey,
+    NoKey {
+        /// Where in the batch they are, from 0; at most [`NAMED_RECORDS`](crate::NAMED_RECORDS).
+        records: Vec<u32>,
+    },
     /// A commit failed; see [`crate::PartitionLog::reset`].
     #[error("the last write failed")]
     Unavailable,

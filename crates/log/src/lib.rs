@@ -38,6 +38,7 @@ mod compact;
 mod config;
 mod error;
 mod files;
+mod home;
 mod index;
 mod partition;
 mod pending;
@@ -55,9 +56,12 @@ mod topics;
 mod txn_index;
 mod writer;
 
+pub use accept::NAMED_RECORDS;
 pub use clean::{CleanError, Cleaned};
 pub use committer::Committer;
-pub use config::{ConfigError, ConfigKey, ConfigKind, TOPIC_CONFIGS, TimestampType, TopicConfig};
+pub use config::{
+    ConfigError, ConfigKey, ConfigKind, StoreConfig, TOPIC_CONFIGS, TimestampType, TopicConfig,
+};
 pub use dibs_model::Offset;
 pub use error::{AppendError, CommitError, Damage, Lost, OpenError, ReadError, TopicError};
 pub use partition::{Committed, PartitionLog, SegmentInfo};
@@ -66,7 +70,7 @@ pub use producers::{Marker, Origin, ProducerError, ProducerInfo};
 pub use recover::Recovery;
 pub use segment::FileRange;
 pub use storage::{Call, DiskStorage, Entry, File, Lock, MemoryStorage, Storage};
-pub use store::{Store, StoreConfig, check_topic_name};
+pub use store::{Store, check_topic_name};
 pub use topics::{TOPICS_FILE, Topic, TopicId};
 pub use txn_index::Aborted;
 

@@ -19,13 +19,13 @@ use crate::{
     accept::{accept, marker_batch},
     batch::Header,
     config::TopicConfig,
+    home::Home,
     pending::{Appended, Group, Mode, Pending},
     producers::{Marker, Origin, ProducerInfo},
     recover::{Finder, Recovered},
     segment::Segment,
     shutdown::Left,
     storage::{read_file, write_file},
-    store::Home,
     tail::{Durable, Passed, Tail},
     writer::{Start, Writer},
 };
@@ -98,7 +98,7 @@ impl PartitionLog {
         let (topic, partition) = (of.topic, of.partition);
         let dir: Arc<str> = folder(topic, partition).into();
         let start = home.log_starts.get(topic, partition).unwrap_or(0);
-        let recovery_point = home.recovery_points.get(topic, partition).unwrap_or(0).max(start);
+        let recovery_point = home.recovery_points.get(topic, partition).unwrap_or(0);
         let gaps = home.gaps.get(topic, partition).unwrap_or(0);
         let finder = Finder {
             files: &home.files,

@@ -34,7 +34,7 @@ impl PartitionLog {
         out: &mut Vec<u8>,
     ) -> Result<usize, ReadError> {
         let until = until.min(self.high_watermark());
-        let read = |segment: &Segment| match segment.read(from, until, max_bytes, out)? {
+        let read = |segment: &Segment, until| match segment.read(from, until, max_bytes, out)? {
             0 => Ok(None),
             n => Ok(Some(n)),
         };
@@ -50,22 +50,22 @@ impl PartitionLog {
         max_bytes: usize,
     ) -> Result<Option<FileRange>, ReadError> {
         let until = until.min(self.high_watermark());
-        self.first_in(from, until, |segment| segment.range(from, until, max_bytes))
+        self.first_in(from, until, |segment, until| segment.range(from, until, max_bytes))
     }
 
     /// What the first segment gives that has anything from an offset on: the one of that offset, unless what
-    /// was there is gone by compaction.
+    /// was there is gone by compaction. It is told where it ends, `until` at the latest.
     fn first_in<T>(
         &self,
         from: Offset,
         until: Offset,
-        mut get: impl FnMut(&Segment) -> Result<Option<T>, ReadError>,
+        mut get: impl FnMut(&Segment, Offset) -> Result<Option<T>, ReadError>,
     ) -> Result<Option<T>, ReadError> {
         for look in 1.. {
             let mut failed = None;
             let mut at = from;
             while let Some((segment, next)) = self.segment_of(at)? {
-                match get(&segment) {
+                match get(&segment, next.map_or(until, |next| next.min(until))) {
                     Ok(Some(found)) => return Ok(Some(found)),
                     Ok(None) => {}
                     Err(e) => {

@@ -67,9 +67,9 @@ pub(crate) struct Finder<'a> {
     pub(crate) files: &'a Arc<OpenFiles>,
     /// The partition's folder.
     pub(crate) dir: &'a Arc<str>,
-    /// Everything below is known to be durable.
+    /// Everything below is known to be durable, and so are its producers.
     pub(crate) recovery_point: Offset,
-    /// First offset that is still wanted.
+    /// First offset that is still wanted. What is below was durable too, but nobody wrote down its producers then.
     pub(crate) start: Offset,
     /// Bytes between index entries.
     pub(crate) interval: u64,
@@ -380,8 +380,9 @@ impl Finder<'_> {
     /// Cuts the file at a bad spot if only a power cut can have made it; else says what is damaged.
     fn cut(&self, tear: Tear<'_>, next: Option<Offset>, report: &mut Recovery) -> Result<(), ScanError> {
         let Tear { segment, position, offset, len, .. } = tear;
-        if offset < self.recovery_point {
-            return Err(tear.damage(&format!("offset {} was durable", self.recovery_point - 1)).into());
+        let durable = self.recovery_point.max(self.start);
+        if offset < durable {
+            return Err(tear.damage(&format!("offset {} was durable", durable - 1)).into());
         }
         let used = last_nonzero(segment, position, len)?;
         if next.is_some_and(|next| next != offset || used > position) {

@@ -32,6 +32,8 @@ pub struct FileRange {
     pub position: u64,
     /// Bytes.
     pub length: u64,
+    /// All its records are before this offset.
+    pub until: Offset,
 }
 
 impl fmt::Debug for FileRange {
@@ -333,13 +335,16 @@ impl Segment {
             Some((end, _)) => end,
             None => size,
         };
-        let end = if limit >= end { end } else { self.boundary(position, limit, size)? };
-        Ok(Some(FileRange { file: self.log()?, position, length: end - position }))
+        let (end, until) = match limit >= end {
+            true => (end, until),
+            false => self.boundary(position, limit, size)?.unwrap_or((size, until)),
+        };
+        Ok(Some(FileRange { file: self.log()?, position, length: end - position, until }))
     }
 
-    /// The last end of a batch that is not behind `limit`, which must be before the end of the log. A batch
-    /// begins at `position`.
-    fn boundary(&self, position: u64, limit: u64, size: u64) -> Result<u64, ReadError> {
+    /// The last end of a batch that is not behind `limit`, and the offset there; `None` at the end of the log. A
+    /// batch begins at `position`.
+    fn boundary(&self, position: u64, limit: u64, size: u64) -> Result<Option<(u64, Offset)>, ReadError> {
         let near = self.near(|e| u64::from(e.position) <= limit)?.filter(|&near| near > position);
         let begin = near.unwrap_or(position);
         let over = |begin| {
@@ -348,7 +353,7 @@ impl Segment {
                 at.set(at.get() + header.size() as u64);
                 at.get() > limit
             })?;
-            Ok(found.map_or(size, |(position, _)| position))
+            Ok(found.map(|(position, header)| (position, header.base_offset)))
         };
         match over(begin) {
             // As in `locate`.

@@ -1,104 +1,28 @@
 //! All topics and partitions of one data folder.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fmt, io,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
 
 use crate::{
-    CommitError, MAX_MESSAGE_BYTES, MAX_PARTITIONS, OpenError, PartitionLog, Recovery, TopicError,
+    CommitError, MAX_PARTITIONS, OpenError, PartitionLog, Recovery, StoreConfig, TopicError,
     checkpoint::{CLEANED, Checkpoint, GAPS, LOG_STARTS, RECOVERY_POINTS},
     clean::{CleanError, Cleaned},
-    committer::{Committer, Queue},
-    config::{self, TopicConfig},
-    error::Damage,
+    committer::Committer,
+    config::{self, ConfigError},
     files::OpenFiles,
-    partition::{PartitionOf, folder, topic_of},
+    home::{Home, Opening},
+    partition::PartitionOf,
     pending::Buffers,
     shutdown::{self, CLEAN},
-    storage::{Lock, Storage, read_file, replace_file},
+    storage::{Storage, read_file, replace_file},
     topics::{Catalog, TOPICS_FILE, Topic, TopicId, TopicRecord, preset},
 };
 
 /// The file that is locked while a data folder is open.
 const LOCK: &str = ".lock";
-/// Ends the name of a partition's folder that is being deleted.
-const DELETED: &str = "-delete";
-
-/// How a store writes. The defaults are right for nearly everybody.
-#[derive(Clone, Debug)]
-pub struct StoreConfig {
-    /// A segment that would grow beyond this many bytes is followed by a new one. At most `i32::MAX`.
-    pub segment_bytes: u64,
-    /// About one index entry for so many bytes of a segment.
-    pub index_interval_bytes: u64,
-    /// Bytes of a partition that may wait for a commit; more is refused with `Full`.
-    pub max_pending_bytes: usize,
-    /// Largest batch of a topic that does not say otherwise, in bytes, header included. At most
-    /// [`MAX_MESSAGE_BYTES`].
-    pub max_batch_bytes: usize,
-    /// After so many bytes a partition's recovery point is moved: at most about so much is read at the next
-    /// start after a crash.
-    pub checkpoint_bytes: u64,
-    /// How many segments may have open files while nobody uses them, at most 4 files each.
-    pub max_open_segments: usize,
-    /// Topic configurations by Kafka's names, for topics that do not say otherwise.
-    pub defaults: BTreeMap<String, String>,
-}
-
-impl Default for StoreConfig {
-    fn default() -> Self {
-        StoreConfig {
-            segment_bytes: 1 << 30,
-            index_interval_bytes: 4096,
-            max_pending_bytes: 64 << 20,
-            max_batch_bytes: 1_048_588,
-            checkpoint_bytes: 64 << 20,
-            max_open_segments: 256,
-            defaults: BTreeMap::new(),
-        }
-    }
-}
-
-impl StoreConfig {
-    fn check(&self) -> Result<(), OpenError> {
-        let wrong = if self.segment_bytes > i32::MAX as u64 {
-            "segment_bytes is larger than 2 GiB - 1"
-        } else if self.max_batch_bytes > MAX_MESSAGE_BYTES {
-            "max_batch_bytes is larger than 100 MiB"
-        } else if self.max_batch_bytes > self.max_pending_bytes {
-            "max_batch_bytes is larger than max_pending_bytes"
-        } else {
-            return Ok(config::check(&self.defaults)?);
-        };
-        Err(OpenError::Config(wrong))
-    }
-}
-
-/// Says by its name whether a topic's partitions are committed by a committer.
-type Pooled = Box<dyn Fn(&str) -> bool + Send + Sync>;
-
-/// What a store's partitions share.
-pub(crate) struct Home {
-    pub(crate) storage: Arc<dyn Storage>,
-    pub(crate) files: Arc<OpenFiles>,
-    pub(crate) config: StoreConfig,
-    pub(crate) recovery_points: Checkpoint,
-    pub(crate) log_starts: Checkpoint,
-    /// Up to where each partition is compacted.
-    pub(crate) cleaned: Checkpoint,
-    /// Up to where compaction may have left gaps in each partition's offsets.
-    pub(crate) gaps: Checkpoint,
-    pub(crate) buffers: Buffers,
-    /// Partitions that a committer has to commit.
-    pub(crate) queue: Arc<Queue>,
-    /// Which topics a committer commits.
-    pooled: RwLock<Option<Pooled>>,
-    /// Held as long as any partition can write.
-    lock: Mutex<Option<Lock>>,
-}
-
 /// A data folder, open in this process alone.
 ///
 /// Dropping it without [`Store::close`] is safe and only makes the next start longer.
@@ -114,16 +38,6 @@ pub struct Store {
 struct Topics {
     by_name: BTreeMap<String, Arc<Topic>>,
     by_id: BTreeMap<TopicId, String>,
-}
-
-/// What there is to know while partitions are opened.
-#[derive(Default)]
-struct Opening {
-    /// Topics that this program has not written.
-    foreign: BTreeSet<String>,
-    /// What a clean shutdown has said.
-    left: shutdown::Partitions,
-    recovery: Vec<Recovery>,
 }
 
 struct Changing {
@@ -150,6 +64,7 @@ impl Store {
             cleaned: checkpoint(CLEANED)??,
             gaps: checkpoint(GAPS)??,
             files: Arc::new(OpenFiles::new(storage.clone(), config.max_open_segments)),
+            defaults: RwLock::new(config.defaults.clone()),
             config,
             buffers: Buffers::default(),
             queue: Arc::default(),
@@ -166,8 +81,7 @@ impl Store {
         let mut opening = Opening { foreign, left, recovery: Vec::new() };
         let mut topics = Topics::default();
         for (name, record) in &catalog.topics {
-            let logs = home.open_topic(name, record, &mut opening)?;
-            topics.insert(Topic::new(name, record, &home.config, logs));
+            topics.insert(home.open_topic(name, record, &mut opening)?);
         }
         let Opening { foreign: adopted, recovery, .. } = opening;
         // A folder that was made just before a crash may have a name that is not durable yet.
@@ -226,9 +140,8 @@ impl Store {
         let mut all = preset(name);
         all.extend(configs);
         let record = TopicRecord { id, partitions, configs: all, deleting: false };
-        let logs = self.home.open_topic(name, &record, &mut Opening::default());
-        let logs = logs.map_err(|e| topic_io(name, e))?;
-        let topic = Topic::new(name, &record, &self.home.config, logs);
+        let topic = self.home.open_topic(name, &record, &mut Opening::default());
+        let topic = topic.map_err(|e| topic_io(name, e))?;
         self.change_catalog(&mut changing, name, Some(record))?;
         self.topics_mut().insert(topic.clone());
         Ok(topic)
@@ -267,7 +180,7 @@ impl Store {
             logs.push(opened.map_err(|e| topic_io(name, e))?.0);
         }
         let record = TopicRecord { partitions, ..changing.record(name) };
-        let topic = Topic::new(name, &record, &self.home.config, logs);
+        let topic = Topic::new(name_of, &record, topic.config().clone(), logs);
         self.change_catalog(&mut changing, name, Some(record))?;
         self.topics_mut().insert(topic);
         Ok(())
@@ -285,11 +198,29 @@ impl Store {
         let mut record = changing.record(name);
         change(&mut record.configs);
         config::check(&record.configs)?;
-        let altered = Topic::new(name, &record, &self.home.config, topic.partitions().to_vec());
-        self.change_catalog(&mut changing, name, Some(record))?;
-        altered.partitions().iter().for_each(|log| log.configure(altered.config()));
+        self.change_catalog(&mut changing, name, Some(record.clone()))?;
+        let altered = self.home.reconfigure(&topic, &record);
         self.topics_mut().insert(altered.clone());
         Ok(altered)
+    }
+
+    /// Has all topics go by other configurations where they do not say otherwise. Not durable: whoever opens the
+    /// store says them. An invalid one changes nothing.
+    pub fn set_defaults(&self, defaults: BTreeMap<String, String>) -> Result<(), ConfigError> {
+        config::check(&defaults)?;
+        let changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        {
+            let mut current = self.home.defaults.write().unwrap_or_else(PoisonError::into_inner);
+            if *current == defaults {
+                return Ok(());
+            }
+            *current = defaults;
+        }
+        for topic in self.all_topics() {
+            let altered = self.home.reconfigure(&topic, &changing.record(topic.name()));
+            self.topics_mut().insert(altered);
+        }
+        Ok(())
     }
 
     /// Closes a topic's partitions and deletes them. From the first durable step on the topic is gone, whatever
@@ -307,6 +238,11 @@ impl Store {
         catalog.save(&*self.home.storage).map_err(|e| topic_io(name, e))?;
         changing.catalog = catalog;
         Ok(())
+    }
+
+    /// The folder's name for people.
+    pub fn describe(&self) -> String {
+        self.home.storage.describe()
     }
 
     /// All topics by name, with their numbers of partitions.
@@ -488,143 +424,14 @@ impl Changing {
     }
 }
 
-impl Home {
-    pub(crate) fn is_pooled(&self, topic: &str) -> bool {
-        let pooled = self.pooled.read().unwrap_or_else(PoisonError::into_inner);
-        pooled.as_ref().is_some_and(|pooled| pooled(topic))
-    }
-
-    fn open_topic(
-        self: &Arc<Self>,
-        name: &str,
-        record: &TopicRecord,
-        opening: &mut Opening,
-    ) -> Result<Vec<Arc<PartitionLog>>, OpenError> {
-        let topic: Arc<str> = name.into();
-        let config = Arc::new(TopicConfig::resolve(&record.configs, &self.config));
-        let mut logs = Vec::with_capacity(record.partitions as usize);
-        let foreign = opening.foreign.contains(name);
-        for partition in 0..record.partitions {
-            let of = PartitionOf { topic: &topic, id: record.id, partition };
-            let left = opening.left.remove(&(name.to_owned(), partition));
-            let (log, report) = PartitionLog::open(self.clone(), &of, config.clone(), foreign, left)?;
-            logs.push(log);
-            opening.recovery.push(report);
-        }
-        Ok(logs)
-    }
-
-    /// Deletes what is left of topics that are being deleted, and forgets them.
-    fn finish_deleting(&self, catalog: &mut Catalog) -> io::Result<()> {
-        let storage = &*self.storage;
-        let entries = storage.list("")?;
-        let mut gone: Vec<_> = entries.iter().filter(|e| e.is_dir && e.name.ends_with(DELETED)).collect();
-        let mut serial = 0;
-        let mut renamed = Vec::new();
-        let mut keys = Vec::new();
-        for (name, record) in catalog.topics.iter().filter(|(_, record)| record.deleting) {
-            for partition in 0..record.partitions {
-                let dir = folder(name, partition);
-                keys.push(((name.clone(), partition), None));
-                if entries.binary_search_by(|e| e.name.cmp(&dir)).is_err() {
-                    continue;
-                }
-                let free = |to: &String| entries.iter().all(|e| e.name != *to);
-                let to = std::iter::repeat_with(|| {
-                    serial += 1;
-                    format!("{dir}.{serial}{DELETED}")
-                });
-                let to = to.into_iter().find(free).unwrap_or_default();
-                storage.rename(&dir, &to)?;
-                renamed.push(to);
-            }
-        }
-        if !keys.is_empty() {
-            storage.sync_dir("")?;
-            self.recovery_points.save_all(keys.clone())?;
-            self.log_starts.save_all(keys.clone())?;
-            self.cleaned.save_all(keys.clone())?;
-            self.gaps.save_all(keys)?;
-        }
-        catalog.topics.retain(|_, record| !record.deleting);
-        let all = gone.drain(..).map(|e| &e.name).chain(&renamed);
-        all.into_iter().try_for_each(|dir| storage.remove(dir))
-    }
-
-    /// Makes topics of partitions' folders that the catalog does not know. Returns those of them that this
-    /// program has not written.
-    fn adopt(&self, catalog: &mut Catalog) -> Result<BTreeSet<String>, OpenError> {
-        let io = |source| OpenError::Io { folder: self.storage.describe(), path: String::new(), source };
-        let storage = &*self.storage;
-        let mut foreign = BTreeSet::new();
-        for (topic, partitions) in folders(storage).map_err(io)? {
-            if catalog.topics.contains_key(&topic) {
-                continue;
-            }
-            if is_unfinished(storage, &topic, &partitions).map_err(io)? {
-                for partition in partitions {
-                    storage.remove(&folder(&topic, partition)).map_err(io)?;
-                }
-                continue;
-            }
-            if let Some(missing) = (0..partitions.len() as u32).find(|i| partitions[*i as usize] != *i) {
-                let what = format!("there is a partition {}, but no partition {missing}", partitions.len());
-                return Err(Damage { file: folder(&topic, missing), position: 0, offset: 0, what }.into());
-            }
-            let id = match topic_of(storage, &folder(&topic, 0)).map_err(io)? {
-                Some(id) => id,
-                None => TopicId::random().map_err(io)?,
-            };
-            if (0..partitions.len() as u32).all(|i| self.recovery_points.get(&topic, i).is_none()) {
-                foreign.insert(topic.clone());
-            }
-            let (partitions, configs) = (partitions.len() as u32, preset(&topic));
-            catalog.topics.insert(topic, TopicRecord { id, partitions, configs, deleting: false });
-        }
-        Ok(foreign)
-    }
-}
-
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Store").field(&self.home.storage.describe()).field(&self.topics()).finish()
+        f.debug_tuple("Store").field(&self.describe()).field(&self.topics()).finish()
     }
 }
 
 fn exists(topic: &Topic) -> TopicError {
     TopicError::Exists { name: topic.name().to_owned(), partitions: topic.partitions().len() as u32 }
-}
-
-/// The partitions' folders by topic, each topic's sorted by number.
-fn folders(storage: &dyn Storage) -> io::Result<BTreeMap<String, Vec<u32>>> {
-    let mut topics: BTreeMap<String, Vec<u32>> = BTreeMap::new();
-    for entry in storage.list("")?.into_iter().filter(|e| e.is_dir) {
-        if let Some((topic, partition)) = entry.name.rsplit_once('-')
-            && let Ok(partition) = partition.parse()
-            && folder(topic, partition) == entry.name
-            && check_topic_name(topic).is_ok()
-        {
-            topics.entry(topic.to_owned()).or_default().push(partition);
-        }
-    }
-    topics.values_mut().for_each(|partitions| partitions.sort_unstable());
-    Ok(topics)
-}
-
-/// Whether a crash cut the creation of a topic short: partition 0 is missing and no other has any record.
-fn is_unfinished(storage: &dyn Storage, topic: &str, partitions: &[u32]) -> io::Result<bool> {
-    if partitions.first() == Some(&0) {
-        return Ok(false);
-    }
-    for &partition in partitions {
-        let dir = folder(topic, partition);
-        for entry in storage.list(&dir)? {
-            if !storage.open(&format!("{dir}/{}", entry.name), false)?.is_empty()? {
-                return Ok(false);
-            }
-        }
-    }
-    Ok(true)
 }
 
 /// Checks a topic's name by Kafka's rules: 1 to 249 ASCII letters, digits, `.`, `_` and `-`, not `.` or `..`.

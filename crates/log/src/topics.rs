@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, io, sync::Arc};
 use data_encoding::BASE64URL_NOPAD;
 
 use crate::{
-    PartitionLog, StoreConfig,
+    PartitionLog,
     config::{self, TopicConfig},
     error::Damage,
     storage::{Storage, read_file, replace_file},
@@ -68,18 +68,12 @@ pub struct Topic {
 
 impl Topic {
     pub(crate) fn new(
-        name: &str,
+        name: Arc<str>,
         record: &TopicRecord,
-        store: &StoreConfig,
+        config: Arc<TopicConfig>,
         partitions: Vec<Arc<PartitionLog>>,
     ) -> Arc<Topic> {
-        Arc::new(Topic {
-            name: name.into(),
-            id: record.id,
-            configs: record.configs.clone(),
-            config: Arc::new(TopicConfig::resolve(&record.configs, store)),
-            partitions,
-        })
+        Arc::new(Topic { name, id: record.id, configs: record.configs.clone(), config, partitions })
     }
 
     /// Its name.

@@ -135,11 +135,14 @@ impl AbortedList {
         if self.unwritten {
             self.rewrite(files)?;
         }
-        match files.get(Part::TxnIndex, false) {
+        let synced = match files.get(Part::TxnIndex, false) {
             Ok(file) => file.sync_data(),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(e) => Err(e),
-        }
+        };
+        // What a failed sync was about is durable only if it is written again.
+        self.unwritten |= synced.is_err();
+        synced
     }
 
     fn rewrite(&mut self, files: &Arc<SegmentFiles>) -> io::Result<()> {
@@ -170,6 +173,25 @@ mod tests {
         let expected: Vec<u8> = [0_u64, 1, 2, 3, 4].iter().flat_map(|n| n.to_be_bytes()).collect();
         assert_eq!(bytes, expected[6..]);
         assert_eq!(Aborted::decode(bytes.as_array().unwrap()), Some(entry));
+    }
+
+    #[test]
+    fn after_a_failed_sync_it_is_written_again() {
+        let storage = MemoryStorage::new(0);
+        storage.create_dir("t-0").unwrap();
+        let files = || {
+            let owner = Arc::new(OpenFiles::new(Arc::new(storage.clone()), 9));
+            SegmentFiles::new(owner, "t-0".into(), 0)
+        };
+        let (before, mut list) = (files(), AbortedList::default());
+        let entry = Aborted { producer_id: 7, first_offset: 1, last_offset: 6, last_stable_offset: 7 };
+        list.add(&before, &[entry]).unwrap();
+        ["", "t-0"].iter().for_each(|dir| storage.sync_dir(dir).unwrap());
+        storage.fail(Call::Sync, 1, 1, 5);
+        list.sync(&before).unwrap_err();
+        list.sync(&before).unwrap();
+        storage.crash();
+        assert_eq!(*AbortedList::default().get(&files()).unwrap(), [entry]);
     }
 
     #[test]

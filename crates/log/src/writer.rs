@@ -216,7 +216,7 @@ impl Writer {
         self.must_roll = true;
         let _ = self.indexer.finish(&self.active);
         let home = log.home();
-        self.take_snapshot(log).map_err(CommitError::of_write)?;
+        self.save_producers(log).map_err(CommitError::of_write)?;
         let segment = Segment::new(&home.files, log.dir(), self.next);
         segment.create().map_err(CommitError::of_write)?;
         home.storage.sync_dir(log.dir()).map_err(CommitError::of_sync)?;
@@ -243,17 +243,21 @@ impl Writer {
         })
     }
 
-    /// Writes the producers' state if there is any, and removes what is older than needed. The name is durable
-    /// with the next sync of the folder.
-    fn take_snapshot(&mut self, log: &PartitionLog) -> io::Result<()> {
+    /// Writes the producers' state if there is any, durably, and removes what is older than needed.
+    pub(crate) fn save_producers(&mut self, log: &PartitionLog) -> io::Result<()> {
         let none = self.producers.is_empty() && self.snapshots.is_empty();
         if none || !self.made || self.snapshots.last() == Some(&self.next) {
             return Ok(());
         }
-        // A scan from the snapshot on would not find them again.
-        self.active.sync_aborted()?;
         let storage = &*log.home().storage;
+        if !self.active.aborted_transactions()?.is_empty() {
+            // A scan from the snapshot on would not find them again: first their file is durable, and its name.
+            self.active.sync_aborted()?;
+            storage.sync_dir(log.dir())?;
+        }
         snapshot::write(storage, log.dir(), self.next, &self.producers)?;
+        // Before an older one goes: without any, a start believes that there were no producers.
+        storage.sync_dir(log.dir())?;
         self.snapshots.push(self.next);
         while self.snapshots.len() > SNAPSHOTS {
             match storage.remove(&snapshot::path(log.dir(), self.snapshots[0])) {
@@ -262,13 +266,6 @@ impl Writer {
             };
         }
         Ok(())
-    }
-
-    /// Like [`Writer::take_snapshot`], and makes its name durable.
-    pub(crate) fn save_producers(&mut self, log: &PartitionLog) -> io::Result<()> {
-        let before = self.snapshots.last().copied();
-        self.take_snapshot(log)?;
-        if self.snapshots.last().copied() == before { Ok(()) } else { log.home().storage.sync_dir(log.dir()) }
     }
 
     /// Moves the recovery point to the high watermark if a segment was rolled or much was written. A failure

@@ -95,6 +95,66 @@ fn what_a_failed_commit_drops_may_be_sent_again() {
 }
 
 #[test]
+fn what_was_aborted_is_known_after_any_power_cut() {
+    let config = || StoreConfig { segment_bytes: 600, checkpoint_bytes: 500, ..StoreConfig::default() };
+    for (seed, nth) in (0..20).flat_map(|seed| (1..30).map(move |nth| (seed, nth))) {
+        let storage = MemoryStorage::new(seed);
+        let (_store, log) = open(&storage, config());
+        log.produce(&batch(7, 0, 0, 2, true), None, Origin::Verified).unwrap();
+        log.append_marker(&end(7, 0, false), 5).unwrap();
+        log.commit(5).unwrap();
+        storage.cut_power_at(nth);
+        for i in 0..8 {
+            let _ = send(&log, 8, 0, i * 2).map(|_| log.commit(6));
+        }
+        storage.crash();
+        let (_store, log) = open(&storage, config());
+        let aborted = log.aborted(0, 3).unwrap();
+        let found: Vec<_> = aborted.iter().map(|a| (a.first_offset, a.last_offset)).collect();
+        assert_eq!(found, [(0, 2)], "seed {seed}, the power goes at change {nth}");
+    }
+}
+
+#[test]
+fn no_snapshot_goes_before_the_next_is_durable() {
+    let config = || StoreConfig { index_interval_bytes: 100, checkpoint_bytes: 1, ..StoreConfig::default() };
+    for seed in 0..50 {
+        let storage = MemoryStorage::new(seed);
+        let (_store, log) = open(&storage, config());
+        send(&log, 7, 0, 0).unwrap();
+        log.commit(1).unwrap();
+        for i in 0..10 {
+            if i == 6 {
+                storage.fail(Call::SyncDir, 1, 100, 5);
+            }
+            send(&log, 8, 0, i * 2).unwrap();
+            log.commit(1).unwrap();
+        }
+        storage.crash();
+        let (_store, log) = open(&storage, config());
+        let known: Vec<_> = log.producers().iter().map(|p| (p.id, p.last_sequence)).collect();
+        assert_eq!((log.high_watermark(), &known[..]), (22, &[(7, 1), (8, 19)][..]), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_producer_is_known_when_its_records_are_deleted() {
+    let storage = MemoryStorage::new(3);
+    let config = || StoreConfig { index_interval_bytes: 100, ..StoreConfig::default() };
+    let (store, log) = open(&storage, config());
+    for id in 1..20 {
+        send(&log, id, 0, 0).unwrap();
+        log.commit(id).unwrap();
+    }
+    log.delete_before(30).unwrap();
+    // Killed: there is no snapshot of the producers.
+    drop((store, log));
+    let (_store, log) = open(&storage, config());
+    assert_eq!(log.log_start_offset(), 30);
+    assert_eq!(send(&log, 1, 0, 0), Ok((0, true)), "nobody heard the answer, and it is sent again");
+}
+
+#[test]
 fn producers_are_known_after_a_restart_clean_or_not() {
     for crash in [false, true] {
         let storage = MemoryStorage::new(3);
@@ -377,8 +437,9 @@ impl World {
             let mut same = Vec::new();
             range.file.read_into(&mut same, bytes.len(), range.position).unwrap();
             assert_eq!(same, bytes);
+            assert!((next..=stable).contains(&range.until), "{} is not in {next}..={stable}", range.until);
             let mut starts: BTreeMap<u64, i64> = BTreeMap::new();
-            for aborted in self.log.aborted(at, next).unwrap() {
+            for aborted in self.log.aborted(at, range.until).unwrap() {
                 starts.insert(aborted.first_offset, aborted.producer_id);
             }
             let mut open: Vec<i64> = Vec::new();

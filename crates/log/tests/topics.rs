@@ -90,7 +90,7 @@ fn own_records_have_the_commits_time_and_producers_too_if_the_topic_says_so() {
     // Only the log says that its times are its own.
     let mut bytes = Vec::new();
     log.read(1, 0, &mut bytes).unwrap();
-    assert_eq!(log.append_batch(&bytes), Err(AppendError::Timestamp(88)));
+    assert_eq!(log.append_batch(&bytes), Err(AppendError::Timestamp { time: 88, records: vec![] }));
     store.create_topic("dibs.claims", 1).unwrap();
     let own = store.topic("dibs.claims").unwrap();
     assert_eq!(own.config().retention_ms, None);
@@ -115,9 +115,9 @@ fn a_wrong_largest_time_is_put_right_and_times_too_far_off_are_refused() {
     assert_eq!(header_at(&log, 0).max_timestamp, 6_000);
     let at = |now| log.produce(&good, Some(now), Origin::Client).map(|a| a.base_offset);
     assert_eq!(at(6_000), Ok(2));
-    assert_eq!(at(6_001), Err(AppendError::Timestamp(5_000)));
+    assert_eq!(at(6_001), Err(AppendError::Timestamp { time: 5_000, records: vec![0] }));
     assert_eq!(at(6_000 - 3_600_000), Ok(4));
-    assert_eq!(at(6_000 - 3_600_001), Err(AppendError::Timestamp(6_000)));
+    assert_eq!(at(6_000 - 3_600_001), Err(AppendError::Timestamp { time: 6_000, records: vec![1] }));
 }
 
 #[test]
@@ -143,19 +143,27 @@ fn sizes_codecs_and_keys_are_as_the_topic_says() {
         let mut builder = BatchBuilder::new();
         builder.push_at(1, Some(b"k"), None);
         builder.push_at(1, None, Some(b"v"));
-        assert_eq!(log.append_batch(&builder.finish_with(codec).unwrap()), Err(AppendError::NoKey));
+        builder.push_at(1, Some(b"k"), Some(b"v"));
+        builder.push_at(1, None, None);
+        let refused = log.append_batch(&builder.finish_with(codec).unwrap());
+        assert_eq!(refused, Err(AppendError::NoKey { records: vec![1, 3] }));
     }
 }
 
 #[test]
 fn segments_end_by_time_too() {
-    let (_store, log) = topic(&[("segment.ms", "1000")]);
-    for time in [5_000, 5_500, 6_000, 6_001, 3_000, 7_001, 7_002] {
-        log.append_batch(&timed(&[time], 0)).unwrap();
-        log.commit(1).unwrap();
+    let compacted = [("cleanup.policy", "compact"), ("max.compaction.lag.ms", "1000")];
+    for configs in [&[("segment.ms", "1000")][..], &compacted] {
+        let (_store, log) = topic(configs);
+        for time in [5_000, 5_500, 6_000, 6_001, 3_000, 7_001, 7_002] {
+            let mut builder = BatchBuilder::new();
+            builder.push_at(time, Some(b"key"), None);
+            log.append_batch(&builder.finish(0)).unwrap();
+            log.commit(1).unwrap();
+        }
+        let bases: Vec<_> = log.segments().iter().map(|s| s.base).collect();
+        assert_eq!(bases, [0, 3, 6], "{configs:?}");
     }
-    let bases: Vec<_> = log.segments().iter().map(|s| s.base).collect();
-    assert_eq!(bases, [0, 3, 6]);
 }
 
 #[test]

@@ -266,11 +266,7 @@ impl World {
     }
 
     async fn turn(&mut self, which: usize) -> Result<(), String> {
-        if let Turned::Dead = self.try_turn(which) {
-            let power = self.random.bool();
-            self.die(power).await?;
-        }
-        Ok(())
+        if let Turned::Dead = self.try_turn(which) { self.die_somehow().await } else { Ok(()) }
     }
 
     fn try_turn(&mut self, which: usize) -> Turned {
@@ -315,8 +311,7 @@ impl World {
             Some(Err(IssueError::Log(_))) => {}
             Some(Err(IssueError::DeadLetter(_))) => {
                 drop((issuer, partition));
-                let power = self.random.bool();
-                self.die(power).await?;
+                self.die_somehow().await?;
             }
             Some(Err(error)) => return Err(format!("issuer {which} gave up: {error}")),
         }
@@ -329,10 +324,7 @@ impl World {
         self.note(format!("another issuer {which}"));
         match self.start_issuer(which).await {
             Ok(()) => Ok(()),
-            Err(IssueError::DeadLetter(_)) => {
-                let power = self.random.bool();
-                self.die(power).await
-            }
+            Err(IssueError::DeadLetter(_)) => self.die_somehow().await,
             Err(error) => Err(error.to_string()),
         }
     }
@@ -416,6 +408,11 @@ impl World {
         self.restart().await
     }
 
+    async fn die_somehow(&mut self) -> Result<(), String> {
+        let power = self.random.bool();
+        self.die(power).await
+    }
+
     fn stop_node(&mut self) {
         if let Some(node) = self.node.take() {
             self.summary.restarts += 1;
@@ -484,8 +481,7 @@ impl World {
     /// Everything heals, everything is written, everything is checked.
     async fn end(&mut self) -> Result<(), String> {
         self.storage.set_capacity(None);
-        let power = self.random.bool();
-        self.die(power).await?;
+        self.die_somehow().await?;
         while self.ledger.deliver().await.is_some() {}
         for which in 0..self.partitions as usize {
             // Twice: what the first turn lets expire, the second decides.
@@ -520,13 +516,12 @@ async fn patient<T>(what: impl Future<Output = Result<T, IssueError>>) -> Result
     let (mut what, mut polls) = (std::pin::pin!(what), 0);
     std::future::poll_fn(|context| {
         polls += 1;
-        if polls > PATIENCE { task::Poll::Ready(Err(stuck())) } else { what.as_mut().poll(context) }
+        if polls > PATIENCE {
+            return task::Poll::Ready(Err(IssueError::DeadLetter("it tries without end".into())));
+        }
+        what.as_mut().poll(context)
     })
     .await
-}
-
-fn stuck() -> IssueError {
-    IssueError::DeadLetter("it tries without end".into())
 }
 
 fn spec(random: &mut fastrand::Rng) -> CampaignSpec {

@@ -12,7 +12,7 @@ use kafka_protocol::{
     protocol::StrBytes,
 };
 
-use super::{Context, blocking, text};
+use super::{Context, Refusal, blocking, invalid, refusal, text};
 use crate::{
     security::acl::{Acl, Acls, CLUSTER, Filter, Kind, Operation, Pattern, PatternFilter, Permission},
     server::Shared,
@@ -22,17 +22,6 @@ use crate::{
 const ANY: i8 = 1;
 /// The number of a filter's pattern that takes all that is about a resource.
 const MATCH: i8 = 2;
-
-/// An error with the sentence that explains it.
-type Refusal = (ResponseError, String);
-
-fn refusal(error: ResponseError) -> Refusal {
-    (error, error.to_string())
-}
-
-fn invalid(why: &str) -> Refusal {
-    (ResponseError::InvalidRequest, why.to_owned())
-}
 
 /// The lists, if there are any and whoever asks may do this to them.
 fn lists(cx: &Context, operation: Operation) -> Result<&Acls, Refusal> {

@@ -6,7 +6,7 @@ use kafka_protocol::{
 };
 
 use super::{Answering, Context, SERVED, produce, text, unencodable};
-use crate::{connection::Hangup, wire::respond};
+use crate::{connection::Hangup, wire::Reply};
 
 pub(crate) const KEY: i16 = 18;
 
@@ -52,8 +52,8 @@ pub(crate) fn unsupported(correlation: i32) -> Result<Answering, Hangup> {
     let response = ApiVersionsResponse::default()
         .with_error_code(ResponseError::UnsupportedVersion.code())
         .with_api_keys(keys().into_iter().filter(|k| k.api_key == KEY).collect());
-    let bytes = respond(correlation, 0, &response).map_err(unencodable);
-    Ok(Answering { future: Box::pin(async { bytes.map(Some) }), pipelined: false })
+    let answer = Reply::frame(correlation, 0, &response).map_err(unencodable);
+    Ok(Answering { future: Box::pin(async { answer.map(Some) }), pipelined: false })
 }
 
 fn keys() -> Vec<ApiVersion> {

@@ -2,9 +2,13 @@
 //! do everything. Which operation each API needs is Kafka's table of them ("Operations and Resources on Protocols").
 
 use kafka_protocol::ResponseError;
+use uuid::Uuid;
 
 use super::Context;
-use crate::security::acl::{CLUSTER, Kind, Operation, Who};
+use crate::{
+    security::acl::{CLUSTER, Kind, Operation, Who},
+    topics::Topic,
+};
 
 impl Context {
     /// Whether something may be done to a resource.
@@ -39,8 +43,29 @@ impl Context {
         may.then_some(()).ok_or(ResponseError::TransactionalIdAuthorizationFailed)
     }
 
-    /// What may be done to a resource, a bit for each operation's number (KIP-430).
-    pub(super) fn operations(&self, kind: Kind, name: &str) -> i32 {
+    /// The topic that a request names or, if `id` is given, has the id of, if this may be done to it. Ids tell nothing:
+    /// whether there is such a one may be known to all.
+    pub(super) fn find_topic(
+        &self,
+        operation: Operation,
+        name: &str,
+        id: Option<Uuid>,
+    ) -> Result<Topic, ResponseError> {
+        let topics = &self.shared.topics;
+        let Some(id) = id else {
+            self.topic(operation, name)?;
+            return topics.get(name).ok_or(ResponseError::UnknownTopicOrPartition);
+        };
+        let topic = topics.by_id(id).ok_or(ResponseError::UnknownTopicId)?;
+        self.topic(operation, topic.name())?;
+        Ok(topic)
+    }
+
+    /// What may be done to a resource, a bit for each operation's number (KIP-430), if it is asked for.
+    pub(super) fn operations(&self, asked: bool, kind: Kind, name: &str) -> i32 {
+        if !asked {
+            return i32::MIN;
+        }
         let may = kind.operations().iter().filter(|o| self.may(**o, kind, name));
         may.fold(0, |bits, operation| bits | 1 << *operation as i32)
     }

@@ -12,24 +12,20 @@ use kafka_protocol::{
     },
 };
 
-use super::{Context, blocking, text};
+use super::{Context, Refusal, blocking, invalid, refusal, text};
 use crate::{
     clock,
     quota::{Doer, Entity, EntityKind, Quota, Rates},
     security::acl::Operation,
 };
 
-/// An error with the sentence that explains it.
-type Refusal = (ResponseError, String);
-
-fn invalid(why: impl Into<String>) -> Refusal {
-    (ResponseError::InvalidRequest, why.into())
-}
-
 impl Context {
     /// Takes out of a quota what the client did, and does not listen to it while it owes. Returns for how many
     /// milliseconds.
     pub(super) fn takes(&self, quota: Quota, amount: f64) -> i32 {
+        if !self.shared.quotas.any() {
+            return 0;
+        }
         let owed = self.with_doer(|doer| self.shared.quotas.take(quota, doer, amount, clock::mono_ms()));
         self.client.mute(owed);
         i32::try_from(owed).unwrap_or(i32::MAX)
@@ -74,7 +70,7 @@ pub(crate) async fn describe(
     cx: Context,
     request: DescribeClientQuotasRequest,
 ) -> DescribeClientQuotasResponse {
-    let wanted = cx.cluster(Operation::DescribeConfigs).map_err(|e| (e, e.to_string()));
+    let wanted = cx.cluster(Operation::DescribeConfigs).map_err(refusal);
     let wanted = match wanted.and_then(|()| matches(&request.components)) {
         Ok(wanted) => wanted,
         Err((error, why)) => {
@@ -139,7 +135,7 @@ fn matches(components: &[ComponentData]) -> Result<Vec<(EntityKind, Match)>, Ref
 type Changes = (Entity, Vec<(Quota, Option<f64>)>);
 
 pub(crate) async fn alter(cx: Context, request: AlterClientQuotasRequest) -> AlterClientQuotasResponse {
-    let may = cx.cluster(Operation::AlterConfigs).map_err(|e| (e, e.to_string()));
+    let may = cx.cluster(Operation::AlterConfigs).map_err(refusal);
     let checked: Vec<Result<Changes, Refusal>> =
         request.entries.iter().map(|e| may.clone().and_then(|()| changes(e))).collect();
     let good: Vec<Changes> = checked.iter().filter_map(|c| c.clone().ok()).collect();
@@ -153,7 +149,7 @@ pub(crate) async fn alter(cx: Context, request: AlterClientQuotasRequest) -> Alt
                 ResponseError::KafkaStorageError
             })
         });
-        written.await.map_err(|e| (e, e.to_string()))
+        written.await.map_err(refusal)
     };
     let entries = request.entries.into_iter().zip(checked).map(|(entry, checked)| {
         let named = |e: kafka_protocol::messages::alter_client_quotas_request::EntityData| {

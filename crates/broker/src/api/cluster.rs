@@ -23,18 +23,16 @@ pub(crate) async fn answer(cx: Context, request: DescribeClusterRequest) -> Desc
             .with_error_message(Some(text("The request was sent to an endpoint of the wrong type.")))
             .with_endpoint_type(1);
     }
-    let operations = match request.include_cluster_authorized_operations {
-        true => cx.operations(Kind::Cluster, CLUSTER),
-        false => i32::MIN,
-    };
+    let asked = request.include_cluster_authorized_operations;
+    let operations = cx.operations(asked, Kind::Cluster, CLUSTER);
     let (host, port) = cx.shared.advertised(&cx.client);
     let broker = DescribeClusterBroker::default()
-        .with_broker_id(BrokerId(cx.shared.config.node_id))
+        .with_broker_id(BrokerId(cx.shared.config().node_id))
         .with_host(text(host))
         .with_port(port);
     response
         .with_cluster_id(text(&cx.shared.cluster_id))
-        .with_controller_id(BrokerId(cx.shared.config.node_id))
+        .with_controller_id(BrokerId(cx.shared.config().node_id))
         .with_endpoint_type(1)
         .with_brokers(vec![broker])
         .with_cluster_authorized_operations(operations)
@@ -57,7 +55,7 @@ pub(crate) async fn quorum(cx: Context, request: DescribeQuorumRequest) -> Descr
         });
         return DescribeQuorumResponse::default().with_topics(topics.collect());
     }
-    let node = BrokerId(cx.shared.config.node_id);
+    let node = BrokerId(cx.shared.config().node_id);
     let now = crate::clock::wall_ms();
     let mut voter = ReplicaState::default().with_replica_id(node).with_log_end_offset(0);
     if cx.version >= 1 {
@@ -74,7 +72,7 @@ pub(crate) async fn quorum(cx: Context, request: DescribeQuorumRequest) -> Descr
         return response;
     }
     let (host, port) = cx.shared.advertised(&cx.client);
-    let name = text(&cx.shared.config.listeners[cx.client.listener].name);
+    let name = text(&cx.shared.config().listeners[cx.client.listener].name);
     let listener = Listener::default().with_name(name).with_host(text(host)).with_port(port as u16);
     response.with_nodes(vec![Node::default().with_node_id(node).with_listeners(vec![listener])])
 }

@@ -13,6 +13,7 @@ use kafka_protocol::{
 
 use super::{Context, text, topic_name};
 use crate::{
+    config::{HEARTBEAT, SESSION},
     group::{
         Group, Members,
         consumer::{Beat, Member},
@@ -42,7 +43,10 @@ pub(crate) async fn heartbeat(
     if beat.member.is_empty() && beat.epoch == 0 && cx.version < OWN_ID {
         beat.member = base64url(random_uuid().as_bytes());
     }
-    let topics = &cx.shared.topics;
+    let (topics, settings) = (&cx.shared.topics, &cx.shared.settings);
+    let consumer = &settings.now().consumer;
+    beat.session_ms = settings.of_group(&group, SESSION, consumer.session_bounds).map(|ms| ms as u64);
+    let interval = settings.of_group(&group, HEARTBEAT, consumer.heartbeat_bounds).map(|ms| ms as i32);
     let beaten = cx
         .shared
         .groups
@@ -52,7 +56,7 @@ pub(crate) async fn heartbeat(
         Ok(Ok(beaten)) => response
             .with_member_id(Some(text(beaten.member)))
             .with_member_epoch(beaten.epoch)
-            .with_heartbeat_interval_ms(cx.shared.config.consumer.heartbeat_ms)
+            .with_heartbeat_interval_ms(interval.unwrap_or(consumer.heartbeat_ms))
             .with_assignment(beaten.assignment.map(assignment)),
         Ok(Err((error, why))) => response.with_error_code(error.code()).with_error_message(Some(text(why))),
         Err(error) => response.with_error_code(error.code()),
@@ -78,6 +82,7 @@ fn beat(cx: &Context, request: ConsumerGroupHeartbeatRequest) -> Beat {
         regex: request.subscribed_topic_regex.map(|t| t.to_string()),
         assignor: request.server_assignor.map(|t| t.to_string()),
         owned,
+        session_ms: None,
         client_id: cx.client_id.clone(),
         client_host: cx.client.host.clone(),
     }
@@ -115,10 +120,7 @@ pub(crate) async fn describe(
             }),
         });
         let group = found.await.unwrap_or_else(|e| refuse(e, String::new()));
-        let operations = match request.include_authorized_operations {
-            true => cx.operations(Kind::Group, &id),
-            false => i32::MIN,
-        };
+        let operations = cx.operations(request.include_authorized_operations, Kind::Group, &id);
         groups.push(group.with_group_id(id).with_authorized_operations(operations));
     }
     ConsumerGroupDescribeResponse::default().with_groups(groups)
@@ -136,7 +138,7 @@ fn describe_one(group: &Group, cx: &Context, topics: &Topics) -> Option<describe
         .with_group_state(text(consumer.state()))
         .with_group_epoch(consumer.epoch())
         .with_assignment_epoch(consumer.target_epoch())
-        .with_assignor_name(text(consumer.assignor(&cx.shared.config.consumer.assignors).name()))
+        .with_assignor_name(text(consumer.assignor(&cx.shared.config().consumer.assignors).name()))
         .with_members(members.collect());
     Some(group)
 }

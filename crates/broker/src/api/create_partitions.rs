@@ -9,7 +9,7 @@ use kafka_protocol::{
     },
 };
 
-use super::{Context, blocking, text};
+use super::{Context, blocking, refusal, text};
 use crate::security::acl::Operation;
 
 pub(crate) async fn answer(cx: Context, request: CreatePartitionsRequest) -> CreatePartitionsResponse {
@@ -60,7 +60,7 @@ async fn grow(
             );
             return refuse(ResponseError::InvalidReplicaAssignment, why);
         }
-        if assignments.iter().any(|a| a.broker_ids[..] != [BrokerId(cx.shared.config.node_id)]) {
+        if assignments.iter().any(|a| a.broker_ids[..] != [BrokerId(cx.shared.config().node_id)]) {
             let why = "The manual partition assignment names a broker that is not registered.".to_owned();
             return refuse(ResponseError::InvalidReplicaAssignment, why);
         }
@@ -68,8 +68,8 @@ async fn grow(
     if validate_only {
         return Ok(());
     }
-    cx.mutates(count as usize - have, cx.version >= 3).map_err(|e| (e, e.to_string()))?;
+    cx.mutates(count as usize - have, cx.version >= 3).map_err(refusal)?;
     let (topics, name) = (cx.shared.topics.clone(), topic.name().to_owned());
     let done = blocking(move || topics.add_partitions(&name, count as u32)).await;
-    done.map_err(|e| (e, e.to_string()))
+    done.map_err(refusal)
 }

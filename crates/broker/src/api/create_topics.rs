@@ -10,16 +10,13 @@ use kafka_protocol::{
     },
 };
 
-use super::{Context, blocking, configs, text};
+use super::{Context, Refusal, blocking, configs, refusal, text};
 use crate::{
     config::TopicConfig,
     security::acl::Operation,
     server::Shared,
     topics::{Topic, check_config, is_internal},
 };
-
-/// An error with the sentence that explains it.
-type Refusal = (ResponseError, String);
 
 pub(crate) async fn answer(cx: Context, request: CreateTopicsRequest) -> CreateTopicsResponse {
     let mut times = BTreeMap::new();
@@ -59,7 +56,7 @@ async fn create(
         Ok(()) => CreatableTopicResult::default()
             .with_num_partitions(partitions as i32)
             .with_replication_factor(1)
-            .with_configs(Some(configs::of_new_topic(&cx.shared.config, &own))),
+            .with_configs(Some(configs::of_new_topic(&cx.shared.config(), &own))),
         Err(e) => CreatableTopicResult::default()
             .with_num_partitions(-1)
             .with_replication_factor(-1)
@@ -69,7 +66,7 @@ async fn create(
     if validate_only {
         return Ok(result);
     }
-    cx.mutates(partitions as usize, cx.version >= 6).map_err(|e| (e, e.to_string()))?;
+    cx.mutates(partitions as usize, cx.version >= 6).map_err(refusal)?;
     let name = topic.name.to_string();
     let made = make(&cx.shared, &name, partitions, own).await;
     let made = made.map_err(|e| (e, format!("Topic '{name}' could not be created.")))?;
@@ -106,7 +103,7 @@ fn check(cx: &Context, topic: &CreatableTopic) -> Result<(u32, TopicConfig), Ref
             return refuse(ResponseError::InvalidReplicationFactor, factor(topic.replication_factor));
         }
         match topic.num_partitions {
-            -1 => cx.shared.config.num_partitions,
+            -1 => cx.shared.config().num_partitions,
             n if n > 0 && n as u32 <= dibs_log::MAX_PARTITIONS => n as u32,
             n if n > 0 => {
                 let why = format!("{n} partitions are more than {}.", dibs_log::MAX_PARTITIONS);
@@ -159,7 +156,7 @@ fn assigned(cx: &Context, topic: &CreatableTopic) -> Result<u32, Refusal> {
     if indexes.iter().enumerate().any(|(i, index)| *index != i as i32) {
         return invalid("Partitions should be a consecutive 0-based integer sequence.");
     }
-    if topic.assignments.iter().any(|a| a.broker_ids[..] != [BrokerId(cx.shared.config.node_id)]) {
+    if topic.assignments.iter().any(|a| a.broker_ids[..] != [BrokerId(cx.shared.config().node_id)]) {
         return invalid("The manual partition assignment names a broker that is not registered.");
     }
     Ok(indexes.len() as u32)

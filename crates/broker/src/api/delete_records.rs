@@ -16,7 +16,7 @@ pub(crate) async fn answer(cx: Context, request: DeleteRecordsRequest) -> Delete
         let mut partitions = Vec::with_capacity(topic.partitions.len());
         for wanted in topic.partitions {
             let done = match cx.shared.topics.get(&topic.name) {
-                _ if may.is_err() => Err(ResponseError::TopicAuthorizationFailed),
+                _ if let Err(e) = may => Err(e),
                 Some(t) if t.is_internal() || t.only_compacts() || owned(&topic.name) => {
                     Err(ResponseError::PolicyViolation)
                 }

@@ -30,24 +30,19 @@ pub(crate) async fn answer(cx: Context, request: DeleteTopicsRequest) -> DeleteT
 }
 
 async fn delete(cx: &Context, wanted: &DeleteTopicState) -> Result<(String, Uuid), ResponseError> {
-    if !cx.shared.config.delete_topic {
+    if !cx.shared.config().delete_topic {
         return Err(ResponseError::TopicDeletionDisabled);
     }
-    let topics = &cx.shared.topics;
     let topic = match &wanted.name {
         Some(_) if wanted.topic_id != Uuid::nil() => return Err(ResponseError::InvalidRequest),
-        Some(name) => {
-            cx.topic(Operation::Delete, name)?;
-            topics.get(name).ok_or(ResponseError::UnknownTopicOrPartition)?
-        }
-        None => topics.by_id(wanted.topic_id).ok_or(ResponseError::UnknownTopicId)?,
+        Some(name) => cx.find_topic(Operation::Delete, name, None)?,
+        None => cx.find_topic(Operation::Delete, "", Some(wanted.topic_id))?,
     };
-    cx.topic(Operation::Delete, topic.name())?;
     if topic.is_internal() {
         return Err(ResponseError::InvalidTopicException);
     }
     cx.mutates(topic.partition_count(), cx.version >= 5)?;
-    let (topics, name) = (topics.clone(), topic.name().to_owned());
+    let (topics, name) = (cx.shared.topics.clone(), topic.name().to_owned());
     blocking(move || topics.delete(&name)).await?;
     cx.shared.groups.forget_topic(topic.name());
     Ok((topic.name().to_owned(), topic.id()))

@@ -8,15 +8,18 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use dibs_log::{Aborted, ReadError, batch::BatchHeader};
+use dibs_log::{FileRange, ReadError, batch::BatchHeader};
 use kafka_protocol::{
     ResponseError,
-    messages::{FetchRequest, FetchResponse, fetch_request::*, fetch_response::*},
+    messages::{FetchRequest, fetch_request::*},
 };
 use tokio::time::Instant;
 
-use super::{Context, fetch_sessions::Sessions};
+use super::{
+    Context,
+    fetch_answer::{FetchAnswer, PartitionAnswer, TopicAnswer},
+    fetch_sessions::Sessions,
+};
 use crate::{
     clock,
     quota::Quota,
@@ -26,33 +29,33 @@ use crate::{
 
 /// Everything that one look at the log gave.
 struct Look {
-    responses: Vec<FetchableTopicResponse>,
-    bytes: usize,
+    topics: Vec<TopicAnswer>,
+    bytes: u64,
     /// An error, which is answered at once.
     failed: bool,
     /// Partitions that had no more, and the offset behind which more will come.
     at_end: Vec<(Partition, u64)>,
 }
 
-pub(crate) async fn answer(cx: Context, mut request: FetchRequest) -> FetchResponse {
+pub(crate) async fn answer(cx: Context, mut request: FetchRequest) -> FetchAnswer {
     let by_id = cx.version >= 13;
     let begun = match sessions(&cx).begin(&mut request, by_id, clock::mono_ms()) {
         Ok(begun) => begun,
-        Err(e) => return FetchResponse::default().with_error_code(e.code()),
+        Err(e) => return FetchAnswer { error: Some(e), ..FetchAnswer::default() },
     };
     let wait = Duration::from_millis(request.max_wait_ms.clamp(0, i32::MAX) as u64);
     let deadline = Instant::now() + wait;
-    let (mut responses, bytes) = loop {
+    let (mut topics, bytes) = loop {
         let look = look(&cx, &request);
-        let enough = look.bytes >= request.min_bytes.max(0) as usize || look.failed;
+        let enough = look.bytes >= request.min_bytes.max(0) as u64 || look.failed;
         if enough || !more(look.at_end, deadline).await {
-            break (look.responses, look.bytes);
+            break (look.topics, look.bytes);
         }
     };
     let fresh = || (random_uuid().as_u128() >> 97) as i32;
-    let id = sessions(&cx).finish(&begun, request, by_id, clock::mono_ms(), fresh, &mut responses);
-    let throttle = cx.takes(Quota::Fetch, bytes as f64);
-    FetchResponse::default().with_throttle_time_ms(throttle).with_session_id(id).with_responses(responses)
+    let session_id = sessions(&cx).finish(&begun, request, by_id, clock::mono_ms(), fresh, &mut topics);
+    let throttle_ms = cx.takes(Quota::Fetch, bytes as f64);
+    FetchAnswer { throttle_ms, error: None, session_id, topics }
 }
 
 fn sessions(cx: &Context) -> MutexGuard<'_, Sessions> {
@@ -73,42 +76,24 @@ async fn more(at_end: Vec<(Partition, u64)>, deadline: Instant) -> bool {
 }
 
 fn look(cx: &Context, request: &FetchRequest) -> Look {
-    let max = (request.max_bytes.max(0) as usize).min(cx.shared.config.fetch_max_bytes);
-    let mut look = Look { responses: Vec::new(), bytes: 0, failed: false, at_end: Vec::new() };
+    let max = (request.max_bytes.max(0) as usize).min(cx.shared.config().fetch_max_bytes) as u64;
+    let mut look = Look { topics: Vec::new(), bytes: 0, failed: false, at_end: Vec::new() };
     for wanted in &request.topics {
-        let topics = &cx.shared.topics;
         let by_id = cx.version >= 13;
-        let topic = if by_id { topics.by_id(wanted.topic_id) } else { topics.get(&wanted.topic) };
-        let missing =
-            if by_id { ResponseError::UnknownTopicId } else { ResponseError::UnknownTopicOrPartition };
-        let name = topic.as_ref().map_or(&**wanted.topic, |t| t.name());
-        // Ids tell nothing.
-        let may = if by_id && topic.is_none() { Ok(()) } else { cx.topic(Operation::Read, name) };
+        let topic = cx.find_topic(Operation::Read, &wanted.topic, by_id.then_some(wanted.topic_id));
         let mut partitions = Vec::with_capacity(wanted.partitions.len());
         for partition in &wanted.partitions {
             let room = max.saturating_sub(look.bytes);
-            let data = match &topic {
-                _ if may.is_err() => Err(ResponseError::TopicAuthorizationFailed),
-                Some(topic) => read(cx, request, topic, partition, room, &mut look),
-                None => Err(missing),
+            let answer = match &topic {
+                Ok(topic) => read(cx, request, topic, partition, room, &mut look),
+                Err(e) => Err(*e),
             };
-            partitions.push(data.unwrap_or_else(|e| {
+            partitions.push(answer.unwrap_or_else(|e| {
                 look.failed = true;
-                PartitionData::default()
-                    .with_error_code(e.code())
-                    .with_high_watermark(-1)
-                    .with_records(Some(Bytes::new()))
+                PartitionAnswer::failed(partition.partition, e)
             }));
-            if let Some(last) = partitions.last_mut() {
-                last.partition_index = partition.partition;
-            }
         }
-        let response = FetchableTopicResponse::default().with_partitions(partitions);
-        look.responses.push(if by_id {
-            response.with_topic_id(wanted.topic_id)
-        } else {
-            response.with_topic(wanted.topic.clone())
-        });
+        look.topics.push(TopicAnswer { name: wanted.topic.clone(), id: wanted.topic_id, partitions });
     }
     look
 }
@@ -118,9 +103,9 @@ fn read(
     request: &FetchRequest,
     topic: &Topic,
     wanted: &FetchPartition,
-    room: usize,
+    room: u64,
     look: &mut Look,
-) -> Result<PartitionData, ResponseError> {
+) -> Result<PartitionAnswer, ResponseError> {
     let partition = topic.partition(wanted.partition).ok_or(ResponseError::UnknownTopicOrPartition)?;
     check_epoch(wanted.current_leader_epoch)?;
     let from = u64::try_from(wanted.fetch_offset).map_err(|_| ResponseError::OffsetOutOfRange)?;
@@ -129,54 +114,43 @@ fn read(
     let high_watermark = partition.high_watermark();
     let last_stable = partition.last_stable().min(high_watermark);
     let end = if committed { last_stable } else { high_watermark };
-    let mut bytes = Vec::new();
+    let mut records = None;
     if from < partition.start() || from > partition.high_watermark() {
         return Err(ResponseError::OffsetOutOfRange);
     }
     if from >= end {
         look.at_end.push((partition.clone(), high_watermark.max(from)));
     } else if room > 0 {
-        let max = room.min(wanted.partition_max_bytes.max(0) as usize);
-        partition.read(from, end, max, &mut bytes).map_err(|e| error_of(&e))?;
+        let max = room.min(wanted.partition_max_bytes.max(0) as u64);
+        records = partition.range(from, end, max as usize).map_err(|e| error_of(&e))?;
         // The first batch is given whatever its size, but only the first of the whole answer.
-        if bytes.len() > room && look.bytes > 0 {
-            bytes.clear();
-        }
-        if cx.version < 10 && has_zstd(&bytes) {
+        records.take_if(|records| records.length > room && look.bytes > 0);
+        if let Some(records) = records.as_ref().filter(|_| cx.version < 10)
+            && has_zstd(records)?
+        {
             return Err(ResponseError::UnsupportedCompressionType);
         }
-        look.bytes += bytes.len();
-        if bytes.len() < max {
+        let bytes = records.as_ref().map_or(0, |records| records.length);
+        look.bytes += bytes;
+        if bytes < max {
             look.at_end.push((partition.clone(), high_watermark.max(from)));
         }
     }
-    let aborted = if committed { Some(aborted(&partition, from, &bytes)?) } else { None };
-    Ok(PartitionData::default()
-        .with_high_watermark(high_watermark as i64)
-        .with_last_stable_offset(last_stable as i64)
-        .with_log_start_offset(partition.start() as i64)
-        .with_aborted_transactions(aborted)
-        .with_records(Some(Bytes::from(bytes))))
-}
-
-/// The aborted transactions that a reader of these batches has to know of.
-fn aborted(
-    partition: &Partition,
-    from: u64,
-    mut bytes: &[u8],
-) -> Result<Vec<AbortedTransaction>, ResponseError> {
-    let mut until = from;
-    while let Ok(header) = BatchHeader::parse(bytes) {
-        until = header.next_offset();
-        bytes = bytes.get(header.size()..).unwrap_or_default();
-    }
-    let aborted = partition.aborted(from, until).map_err(|e| error_of(&e))?;
-    let response = |a: &Aborted| {
-        AbortedTransaction::default()
-            .with_producer_id(a.producer_id.into())
-            .with_first_offset(a.first_offset as i64)
+    // What a reader of these records has to know of.
+    let aborted = |records: &FileRange| match partition.aborted(from, records.until) {
+        Ok(all) => Ok(all.iter().map(|a| (a.producer_id, a.first_offset as i64)).collect()),
+        Err(e) => Err(error_of(&e)),
     };
-    Ok(aborted.iter().map(response).collect())
+    let aborted = committed.then(|| records.as_ref().map_or(Ok(Vec::new()), aborted)).transpose()?;
+    Ok(PartitionAnswer {
+        index: wanted.partition,
+        error: None,
+        high_watermark: high_watermark as i64,
+        last_stable: last_stable as i64,
+        log_start: partition.start() as i64,
+        aborted,
+        records,
+    })
 }
 
 /// There is one leader, and its epoch is 0.
@@ -194,12 +168,17 @@ pub(super) fn error_of(error: &ReadError) -> ResponseError {
     }
 }
 
-fn has_zstd(mut bytes: &[u8]) -> bool {
+/// What only the old ask for: they do not know this compression.
+fn has_zstd(records: &FileRange) -> Result<bool, ResponseError> {
+    let mut bytes = Vec::new();
+    let read = records.file.read_into(&mut bytes, records.length as usize, records.position);
+    read.map_err(|e| error_of(&ReadError::Io(e)))?;
+    let mut bytes = &*bytes;
     while let Ok(header) = BatchHeader::parse(bytes) {
         if header.compression() == 4 {
-            return true;
+            return Ok(true);
         }
         bytes = bytes.get(header.size()..).unwrap_or_default();
     }
-    false
+    Ok(false)
 }

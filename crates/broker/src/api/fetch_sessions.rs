@@ -5,10 +5,12 @@ use std::collections::{HashMap, HashSet};
 
 use kafka_protocol::{
     ResponseError,
-    messages::{FetchRequest, TopicName, fetch_request::*, fetch_response::FetchableTopicResponse},
+    messages::{FetchRequest, TopicName, fetch_request::*},
     protocol::StrBytes,
 };
 use uuid::Uuid;
+
+use super::fetch_answer::TopicAnswer;
 
 /// A session that was not used for so long gives way to a new one, in ms.
 const EVICT_AFTER_MS: u64 = 120_000;
@@ -132,16 +134,16 @@ impl Sessions {
         by_id: bool,
         now: u64,
         fresh: impl FnMut() -> i32,
-        responses: &mut Vec<FetchableTopicResponse>,
+        topics: &mut Vec<TopicAnswer>,
     ) -> i32 {
         match *begun {
             Begun::Plain => 0,
-            Begun::Full => self.open(request, by_id, now, fresh, responses),
+            Begun::Full => self.open(request, by_id, now, fresh, topics),
             Begun::Incremental(id) => {
                 // It may have given way to another while this request waited.
                 if let Some(session) = self.sessions.get_mut(&id) {
                     session.used_at = now;
-                    session.thin_out(responses);
+                    session.thin_out(topics);
                 }
                 id
             }
@@ -155,7 +157,7 @@ impl Sessions {
         by_id: bool,
         now: u64,
         mut fresh: impl FnMut() -> i32,
-        responses: &[FetchableTopicResponse],
+        topics: &[TopicAnswer],
     ) -> i32 {
         let mut session = Session { epoch: after(INITIAL), by_id, partitions: Vec::new(), used_at: now };
         session.watch(request.topics);
@@ -168,7 +170,7 @@ impl Sessions {
             id = fresh();
         }
         // The client is told everything; what it is told is remembered.
-        session.thin_out(&mut responses.to_vec());
+        session.thin_out(&mut topics.to_vec());
         self.watched += watches;
         self.sessions.insert(id, session);
         id
@@ -247,27 +249,27 @@ impl Session {
     }
 
     /// Leaves what is new; partitions with records go to the end, so that each has its turn.
-    fn thin_out(&mut self, responses: &mut Vec<FetchableTopicResponse>) {
+    fn thin_out(&mut self, topics: &mut Vec<TopicAnswer>) {
         let index = self.index();
         let mut read = HashSet::new();
-        for topic in responses.iter_mut() {
-            let key = TopicKey::of(topic.topic_id, &topic.topic);
+        for topic in topics.iter_mut() {
+            let key = TopicKey::of(topic.id, &topic.name);
             topic.partitions.retain(|data| {
-                let Some(at) = index.get(&(key.clone(), data.partition_index)) else { return true };
+                let Some(at) = index.get(&(key.clone(), data.index)) else { return true };
                 let watched = &mut self.partitions[*at];
-                let has_records = data.records.as_ref().is_some_and(|r| !r.is_empty());
+                let has_records = data.records.is_some();
                 let told = (watched.high_watermark, watched.log_start);
                 // After an error all is told again.
-                let failed = data.error_code != 0;
+                let failed = data.error.is_some();
                 watched.high_watermark = if failed { -1 } else { data.high_watermark };
-                watched.log_start = if failed { -1 } else { data.log_start_offset };
+                watched.log_start = if failed { -1 } else { data.log_start };
                 if has_records {
-                    read.insert((key.clone(), data.partition_index));
+                    read.insert((key.clone(), data.index));
                 }
-                failed || has_records || told != (data.high_watermark, data.log_start_offset)
+                failed || has_records || told != (data.high_watermark, data.log_start)
             });
         }
-        responses.retain(|topic| !topic.partitions.is_empty());
+        topics.retain(|topic| !topic.partitions.is_empty());
         // Stable: the order within both halves stays.
         self.partitions.sort_by_key(|w| read.contains(&(w.topic.clone(), w.wanted.partition)));
     }
@@ -280,10 +282,12 @@ fn after(epoch: i32) -> i32 {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-    use kafka_protocol::messages::fetch_response::PartitionData;
+    use std::sync::Arc;
+
+    use dibs_log::{FileRange, MemoryStorage, Storage};
 
     use super::*;
+    use crate::api::fetch_answer::PartitionAnswer;
 
     fn name() -> TopicName {
         TopicName(StrBytes::from_static_str("t"))
@@ -303,18 +307,24 @@ mod tests {
     }
 
     /// Partitions with their high watermarks; those that have one over 10 come with records.
-    fn answer(marks: &[(i32, i64)]) -> Vec<FetchableTopicResponse> {
-        let data = |(p, mark): &(i32, i64)| {
-            let records = if *mark > 10 { Bytes::from_static(b"r") } else { Bytes::new() };
-            let data = PartitionData::default().with_partition_index(*p).with_high_watermark(*mark);
-            data.with_records(Some(records))
+    fn answer(marks: &[(i32, i64)]) -> Vec<TopicAnswer> {
+        let file = Arc::from(MemoryStorage::new(0).open("file", true).unwrap());
+        let records = FileRange { file, position: 0, length: 1, until: 1 };
+        let partition = |&(index, high_watermark): &(i32, i64)| PartitionAnswer {
+            index,
+            error: None,
+            high_watermark,
+            last_stable: high_watermark,
+            log_start: 0,
+            aborted: None,
+            records: (high_watermark > 10).then(|| records.clone()),
         };
-        let topic = FetchableTopicResponse::default().with_topic(name());
-        vec![topic.with_partitions(marks.iter().map(data).collect())]
+        let partitions = marks.iter().map(partition).collect();
+        vec![TopicAnswer { name: name(), id: Uuid::nil(), partitions }]
     }
 
-    fn told(responses: &[FetchableTopicResponse]) -> Vec<i32> {
-        responses.iter().flat_map(|t| t.partitions.iter().map(|p| p.partition_index)).collect()
+    fn told(topics: &[TopicAnswer]) -> Vec<i32> {
+        topics.iter().flat_map(|t| t.partitions.iter().map(|p| p.index)).collect()
     }
 
     /// One request and its answer: the session's id, and what was told.
@@ -327,10 +337,10 @@ mod tests {
         let begun = sessions.begin(&mut request, false, now)?;
         let wanted = meant(&request);
         let marks: Vec<(i32, i64)> = marks.iter().filter(|(p, _)| wanted.contains(p)).copied().collect();
-        let mut responses = answer(&marks);
+        let mut topics = answer(&marks);
         let next = sessions.sessions.len() as i32 + 7;
-        let id = sessions.finish(&begun, request, false, now, || next, &mut responses);
-        Ok((id, told(&responses)))
+        let id = sessions.finish(&begun, request, false, now, || next, &mut topics);
+        Ok((id, told(&topics)))
     }
 
     #[test]

@@ -16,7 +16,7 @@ const TRANSACTION: i8 = 1;
 
 pub(crate) async fn answer(cx: Context, request: FindCoordinatorRequest) -> FindCoordinatorResponse {
     let (host, port) = cx.shared.advertised(&cx.client);
-    let node = BrokerId(cx.shared.config.node_id);
+    let node = BrokerId(cx.shared.config().node_id);
     let check = |key: &str| match request.key_type {
         GROUP => cx.group(Operation::Describe, key),
         TRANSACTION => cx.transaction(Operation::Describe, key),

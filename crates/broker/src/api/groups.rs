@@ -40,10 +40,7 @@ pub(crate) async fn describe(cx: Context, request: DescribeGroupsRequest) -> Des
         });
         let group = described.await;
         let group = group.unwrap_or_else(|e| DescribedGroup::default().with_error_code(e.code()));
-        let operations = match request.include_authorized_operations {
-            true => cx.operations(Kind::Group, &id),
-            false => i32::MIN,
-        };
+        let operations = cx.operations(request.include_authorized_operations, Kind::Group, &id);
         groups.push(group.with_group_id(id).with_authorized_operations(operations));
     }
     DescribeGroupsResponse::default().with_groups(groups)

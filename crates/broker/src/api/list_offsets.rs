@@ -28,11 +28,8 @@ pub(crate) async fn answer(cx: Context, request: ListOffsetsRequest) -> ListOffs
             let response =
                 ListOffsetsPartitionResponse::default().with_partition_index(wanted.partition_index);
             let partition = cx.shared.topics.partition(&topic.name, wanted.partition_index);
-            let found = match partition {
-                _ if may.is_err() => Err(ResponseError::TopicAuthorizationFailed),
-                Some(partition) => find(&cx, &partition, &wanted, committed),
-                None => Err(ResponseError::UnknownTopicOrPartition),
-            };
+            let found = may.and(partition.ok_or(ResponseError::UnknownTopicOrPartition));
+            let found = found.and_then(|partition| find(&cx, &partition, &wanted, committed));
             partitions.push(match found {
                 Ok(Some((offset, timestamp))) => response
                     .with_offset(offset as i64)

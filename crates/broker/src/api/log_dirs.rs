@@ -1,7 +1,11 @@
-//! DescribeLogDirs: one folder, and what each partition takes in it.
+//! DescribeLogDirs and AlterReplicaLogDirs: one folder, what each partition takes in it, and no other to move to.
 
-use kafka_protocol::messages::{
-    DescribeLogDirsRequest, DescribeLogDirsResponse, describe_log_dirs_response::*,
+use kafka_protocol::{
+    ResponseError,
+    messages::{
+        AlterReplicaLogDirsRequest, AlterReplicaLogDirsResponse, DescribeLogDirsRequest,
+        DescribeLogDirsResponse, alter_replica_log_dirs_response::*, describe_log_dirs_response::*,
+    },
 };
 
 use super::{Context, text, topic_name};
@@ -34,10 +38,48 @@ pub(crate) async fn answer(cx: Context, request: DescribeLogDirsRequest) -> Desc
             );
         }
     }
+    let path = cx.shared.topics.folder();
+    let (total, usable) = volume(&path).unwrap_or((-1, -1));
     let folder = DescribeLogDirsResult::default()
-        .with_log_dir(text(cx.shared.topics.folder()))
+        .with_log_dir(text(path))
         .with_topics(topics)
-        .with_total_bytes(-1)
-        .with_usable_bytes(-1);
+        .with_total_bytes(total)
+        .with_usable_bytes(usable);
     DescribeLogDirsResponse::default().with_results(vec![folder])
+}
+
+/// Bytes of the file system that holds a folder: all, and those that may still be written (KIP-827).
+fn volume(path: &str) -> Option<(i64, i64)> {
+    let is = rustix::fs::statvfs(path).ok()?;
+    let bytes = |blocks: u64| i64::try_from(blocks.saturating_mul(is.f_frsize)).unwrap_or(i64::MAX);
+    Some((bytes(is.f_blocks), bytes(is.f_bavail)))
+}
+
+pub(crate) async fn alter(cx: Context, request: AlterReplicaLogDirsRequest) -> AlterReplicaLogDirsResponse {
+    let may = cx.cluster(Operation::Alter);
+    let here = cx.shared.topics.folder();
+    let mut results = Vec::new();
+    for dir in &request.dirs {
+        for topic in &dir.topics {
+            let of = |&partition: &i32| {
+                let known = cx.shared.topics.partition(&topic.name, partition).is_some();
+                let done = match may {
+                    Err(e) => Err(e),
+                    Ok(()) if *dir.path != *here => Err(ResponseError::LogDirNotFound),
+                    Ok(()) if !known => Err(ResponseError::UnknownTopicOrPartition),
+                    Ok(()) => Ok(()),
+                };
+                AlterReplicaLogDirPartitionResult::default()
+                    .with_partition_index(partition)
+                    .with_error_code(done.map_or_else(|e| e.code(), |()| 0))
+            };
+            let partitions = topic.partitions.iter().map(of).collect();
+            results.push(
+                AlterReplicaLogDirTopicResult::default()
+                    .with_topic_name(topic.name.clone())
+                    .with_partitions(partitions),
+            );
+        }
+    }
+    AlterReplicaLogDirsResponse::default().with_results(results)
 }

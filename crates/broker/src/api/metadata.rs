@@ -19,30 +19,27 @@ pub(crate) async fn answer(cx: Context, request: MetadataRequest) -> MetadataRes
         Some(topics) => cx.version == 0 && topics.is_empty(),
     };
     let operations = request.include_topic_authorized_operations;
-    let of_cluster = match request.include_cluster_authorized_operations {
-        true => cx.operations(Kind::Cluster, CLUSTER),
-        false => i32::MIN,
-    };
+    let of_cluster = cx.operations(request.include_cluster_authorized_operations, Kind::Cluster, CLUSTER);
     let mut topics = Vec::new();
     if all {
         let all = shared.topics.all();
         let mine = all.iter().filter(|t| cx.topic(Operation::Describe, t.name()).is_ok());
         topics.extend(mine.map(|t| describe(&cx, t, operations)));
     } else {
-        let create = shared.config.auto_create && (cx.version < 4 || request.allow_auto_topic_creation);
+        let create = shared.config().auto_create && (cx.version < 4 || request.allow_auto_topic_creation);
         for wanted in request.topics.unwrap_or_default() {
             topics.push(find(&cx, wanted, create, operations).await);
         }
     }
     let (host, port) = shared.advertised(&cx.client);
     let broker = MetadataResponseBroker::default()
-        .with_node_id(BrokerId(shared.config.node_id))
+        .with_node_id(BrokerId(shared.config().node_id))
         .with_host(text(host))
         .with_port(port);
     MetadataResponse::default()
         .with_brokers(vec![broker])
         .with_cluster_id(Some(text(&shared.cluster_id)))
-        .with_controller_id(BrokerId(shared.config.node_id))
+        .with_controller_id(BrokerId(shared.config().node_id))
         .with_topics(topics)
         .with_cluster_authorized_operations(of_cluster)
 }
@@ -57,12 +54,9 @@ async fn find(
     // An id counts more than a name, and Java's consumer sends an empty name with it.
     let name = wanted.name.filter(|_| wanted.topic_id == Uuid::nil());
     let Some(name) = name else {
-        return match cx.shared.topics.by_id(wanted.topic_id) {
-            Some(topic) => match cx.topic(Operation::Describe, topic.name()) {
-                Ok(()) => describe(cx, &topic, operations),
-                Err(e) => error(e).with_topic_id(wanted.topic_id),
-            },
-            None => error(ResponseError::UnknownTopicId).with_topic_id(wanted.topic_id),
+        return match cx.find_topic(Operation::Describe, "", Some(wanted.topic_id)) {
+            Ok(topic) => describe(cx, &topic, operations),
+            Err(e) => error(e).with_topic_id(wanted.topic_id),
         };
     };
     match find_or_create(cx, &name, create).await {
@@ -85,21 +79,22 @@ async fn find_or_create(cx: &Context, name: &str, create: bool) -> Result<Topic,
     }
     cx.cluster(Operation::Create).or_else(|_| cx.topic(Operation::Create, name))?;
     let (shared, name) = (shared.clone(), name.to_owned());
-    blocking(move || {
-        match shared.topics.create(&name, shared.config.num_partitions, Default::default()) {
+    let made = blocking(move || {
+        match shared.topics.create(&name, shared.config().num_partitions, Default::default()) {
             // Somebody else was quicker.
-            Err(ResponseError::TopicAlreadyExists) => {
-                shared.topics.get(&name).ok_or(ResponseError::UnknownTopicOrPartition)
-            }
-            done => done,
+            Err(ResponseError::TopicAlreadyExists) => Ok(()),
+            done => done.map(drop),
         }
-    })
-    .await
+    });
+    made.await?;
+    // Whoever caused it is told of it by the next answer, as with Kafka: some clients take a topic that is there at
+    // once for one that was there before.
+    Err(ResponseError::UnknownTopicOrPartition)
 }
 
 fn describe(cx: &Context, topic: &Topic, operations: bool) -> MetadataResponseTopic {
-    let node = BrokerId(cx.shared.config.node_id);
-    let operations = if operations { cx.operations(Kind::Topic, topic.name()) } else { i32::MIN };
+    let node = BrokerId(cx.shared.config().node_id);
+    let operations = cx.operations(operations, Kind::Topic, topic.name());
     let partitions = (0..topic.partition_count() as i32).map(|i| {
         MetadataResponsePartition::default()
             .with_partition_index(i)

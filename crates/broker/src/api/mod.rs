@@ -1,8 +1,10 @@
 //! What is answered, one file for each API or family of them. The versions stand beside the handler.
 
 mod acls;
+mod alter_configs;
 mod api_versions;
 mod authorize;
+mod by_id;
 mod client_quotas;
 mod cluster;
 mod configs;
@@ -12,6 +14,7 @@ mod create_topics;
 mod delete_records;
 mod delete_topics;
 mod fetch;
+mod fetch_answer;
 pub(crate) mod fetch_sessions;
 mod find_coordinator;
 mod groups;
@@ -42,19 +45,21 @@ use bytes::{Bytes, BytesMut};
 use kafka_protocol::{
     ResponseError,
     messages::{ProduceRequest, TopicName},
-    protocol::{Decodable, Encodable, HeaderVersion, StrBytes},
+    protocol::StrBytes,
 };
 
 use crate::{
+    clock,
     connection::{Client, Hangup},
     quota::Quota,
     server::Shared,
-    wire::{RequestHeader, Versions, next_frame, respond, shape},
+    wire::{Reply, Request, RequestHeader, Response, Versions, next_frame, shape},
 };
 
 /// A request that is being answered.
 pub(crate) struct Answering {
-    pub(crate) future: Pin<Box<dyn Future<Output = Result<Option<BytesMut>, Hangup>> + Send>>,
+    /// `None` answers nothing.
+    pub(crate) future: Pin<Box<dyn Future<Output = Result<Option<Reply>, Hangup>> + Send>>,
     /// Whether the connection's next request may begin before this one is answered.
     pub(crate) pipelined: bool,
 }
@@ -104,8 +109,8 @@ apis! {
     1 4..=18 => fetch::answer;
     2 1..=10 => list_offsets::answer;
     3 0..=13 => metadata::answer;
-    8 2..=9 => offsets::commit;
-    9 1..=9 => offsets::fetch;
+    8 2..=10 => offsets::commit;
+    9 1..=10 => offsets::fetch;
     10 0..=6 => find_coordinator::answer;
     11 0..=9 => membership::join;
     12 0..=4 => membership::heartbeat;
@@ -129,13 +134,15 @@ apis! {
     30 1..=3 => acls::create;
     31 1..=3 => acls::delete;
     32 1..=4 => configs::describe;
-    33 0..=2 => configs::alter;
+    33 0..=2 => alter_configs::wholly;
+    34 1..=2 => log_dirs::alter;
     35 1..=4 => log_dirs::answer;
     36 0..=2 => sasl::authenticate;
     37 0..=3 => create_partitions::answer;
     42 0..=2 => groups::delete;
     43 0..=2 => leaders::elect;
-    44 0..=1 => configs::alter_incrementally;
+    44 0..=1 => alter_configs::incrementally;
+    45 0..=1 => leaders::reassign;
     46 0..=0 => leaders::reassignments;
     47 0..=0 => offsets::delete;
     48 0..=1 => client_quotas::describe;
@@ -163,7 +170,7 @@ pub(crate) fn begin(shared: &Arc<Shared>, client: &Arc<Client>, frame: Bytes) ->
         Read::UnknownApiVersions(correlation) => return api_versions::unsupported(correlation),
     };
     let RequestHeader { key, version, correlation, client_id } = header;
-    sasl::may(&client.auth(), key)?;
+    sasl::may(&client.auth(), key, clock::mono_ms())?;
     let client_id = client_id.unwrap_or_default();
     let cx = Context { shared: shared.clone(), client: client.clone(), client_id, version };
     if !shared.quotas.limits(Quota::Request) {
@@ -233,12 +240,12 @@ fn served(key: i16) -> Option<Versions> {
     SERVED.iter().find(|(k, _)| *k == key).map(|(_, versions)| *versions)
 }
 
-fn decode<R: Decodable>(body: &mut Bytes, version: i16) -> Result<R, Hangup> {
-    R::decode(body, version).map_err(|e| Hangup::Refused(e.to_string()))
+fn decode<R: Request>(body: &mut Bytes, version: i16) -> Result<R, Hangup> {
+    R::read(body, version).map_err(Hangup::Refused)
 }
 
 /// Decodes what a handler takes.
-fn decode_for<Req: Decodable, F>(
+fn decode_for<Req: Request, F>(
     _: impl FnOnce(Context, Req) -> F,
     body: &mut Bytes,
     version: i16,
@@ -247,7 +254,7 @@ fn decode_for<Req: Decodable, F>(
 }
 
 impl Call {
-    fn decode<R: Decodable>(&mut self) -> Result<R, Hangup> {
+    fn decode<R: Request>(&mut self) -> Result<R, Hangup> {
         decode(&mut self.body, self.cx.version)
     }
 
@@ -256,15 +263,15 @@ impl Call {
         handler: impl FnOnce(Context, Req) -> F + Send + 'static,
     ) -> Result<Answering, Hangup>
     where
-        Req: Decodable + Send + 'static,
-        Res: Encodable + HeaderVersion + Send,
+        Req: Request + Send + 'static,
+        Res: Response + Send,
         F: Future<Output = Res> + Send,
     {
         let request = self.decode::<Req>()?;
         let (correlation, version) = (self.correlation, self.cx.version);
         let future = async move {
             let response = handler(self.cx, request).await;
-            respond(correlation, version, &response).map(Some).map_err(unencodable)
+            Reply::frame(correlation, version, &response).map(Some).map_err(unencodable)
         };
         Ok(Answering { future: Box::pin(future), pipelined: false })
     }
@@ -279,6 +286,19 @@ impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} version {}", self.client_id, self.version)
     }
+}
+
+/// An error with the sentence that explains it.
+type Refusal = (ResponseError, String);
+
+/// An error that explains itself.
+fn refusal(error: ResponseError) -> Refusal {
+    (error, error.to_string())
+}
+
+/// What no broker would take.
+fn invalid(why: impl Into<String>) -> Refusal {
+    (ResponseError::InvalidRequest, why.into())
 }
 
 /// Text as the codec wants it.

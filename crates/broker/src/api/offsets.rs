@@ -5,43 +5,55 @@ use kafka_protocol::{
     messages::{
         OffsetCommitRequest, OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse,
         OffsetFetchRequest, OffsetFetchResponse, TopicName,
-        offset_commit_request::OffsetCommitRequestPartition, offset_commit_response::*,
-        offset_delete_response::*, offset_fetch_request::OffsetFetchRequestTopics, offset_fetch_response::*,
+        offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic},
+        offset_commit_response::*,
+        offset_delete_response::*,
+        offset_fetch_request::OffsetFetchRequestTopics,
+        offset_fetch_response::*,
     },
 };
+use uuid::Uuid;
 
-use super::{Context, code, text, topic_name};
+use super::{
+    Context,
+    by_id::{BY_ID, ById},
+    code, text, topic_name,
+};
 use crate::{
     clock,
     group::{Now, Shard, offsets::Committed},
     security::acl::Operation,
 };
 
-pub(crate) async fn commit(cx: Context, request: OffsetCommitRequest) -> OffsetCommitResponse {
+pub(crate) async fn commit(cx: Context, request: ById<OffsetCommitRequest>) -> ById<OffsetCommitResponse> {
+    let ById { message: request, ids } = request;
     let group = &*request.group_id;
+    let answer = |topics| OffsetCommitResponse::default().with_topics(topics);
     if let Err(e) = cx.group(Operation::Read, group) {
-        return OffsetCommitResponse::default().with_topics(refuse_all(&request, e));
+        return ById { message: answer(refuse_all(&request, e)), ids };
     }
     let at = clock::wall_ms();
-    let topics = &cx.shared.topics;
+    let find = |(i, topic): (usize, &OffsetCommitRequestTopic)| {
+        cx.find_topic(Operation::Read, &topic.name, ids.get(i).copied())
+    };
+    let found: Vec<_> = request.topics.iter().enumerate().map(find).collect();
     let committed = cx.shared.groups.with(group, |shard, now, fx| {
         let allowed = may_commit(shard, cx.version, now, group, &request);
         let mut responses = Vec::with_capacity(request.topics.len());
-        for topic in &request.topics {
-            let may = cx.topic(Operation::Read, &topic.name);
+        for (topic, found) in request.topics.iter().zip(&found) {
             let mut one = |p: &OffsetCommitRequestPartition| {
-                may?;
-                allowed?;
-                if topics.partition(&topic.name, p.partition_index).is_none() {
+                let found = found.as_ref().map_err(|e| *e)?;
+                if found.partition(p.partition_index).is_none() {
                     return Err(ResponseError::UnknownTopicOrPartition);
                 }
+                allowed?;
                 let value = Committed {
                     offset: p.committed_offset,
                     leader_epoch: p.committed_leader_epoch,
                     metadata: p.committed_metadata.as_deref().unwrap_or_default().to_owned(),
                     at,
                 };
-                shard.commit(group, &topic.name, p.partition_index, value, fx)
+                shard.commit(group, found.name(), p.partition_index, value, fx)
             };
             let partitions = topic.partitions.iter().map(|p| {
                 OffsetCommitResponsePartition::default()
@@ -54,11 +66,8 @@ pub(crate) async fn commit(cx: Context, request: OffsetCommitRequest) -> OffsetC
         }
         responses
     });
-    let response = OffsetCommitResponse::default();
-    match committed.await {
-        Ok(topics) => response.with_topics(topics),
-        Err(e) => response.with_topics(refuse_all(&request, e)),
-    }
+    let topics = committed.await.unwrap_or_else(|e| refuse_all(&request, e));
+    ById { message: answer(topics), ids }
 }
 
 /// Whether the member may commit. Before version 9, members with epochs are not known.
@@ -98,35 +107,67 @@ fn refuse_all(request: &OffsetCommitRequest, error: ResponseError) -> Vec<Offset
     topics.collect()
 }
 
-pub(crate) async fn fetch(cx: Context, request: OffsetFetchRequest) -> OffsetFetchResponse {
+pub(crate) async fn fetch(cx: Context, request: ById<OffsetFetchRequest>) -> ById<OffsetFetchResponse> {
+    let ById { message: request, ids: asked } = request;
+    let stable = request.require_stable;
     if cx.version < 8 {
         let wanted = request.topics.map(|topics| {
-            let topic = |t: kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestTopic| {
-                OffsetFetchRequestTopics::default()
-                    .with_name(t.name)
-                    .with_partition_indexes(t.partition_indexes)
-            };
-            topics.into_iter().map(topic).collect()
+            topics.into_iter().map(|t| (Ok(t.name), t.partition_indexes)).collect::<Vec<Wanted>>()
         });
-        let stable = request.require_stable;
-        return match fetch_group(&cx, &request.group_id, None, wanted, stable).await {
+        let message = match fetch_group(&cx, &request.group_id, None, wanted, stable).await {
             Ok(topics) => {
                 OffsetFetchResponse::default().with_topics(topics.into_iter().map(single).collect())
             }
             Err(e) => OffsetFetchResponse::default().with_error_code(e.code()),
         };
+        return ById { message, ids: Vec::new() };
     }
-    let mut groups = Vec::with_capacity(request.groups.len());
+    let (mut groups, mut ids, mut asked) = (Vec::new(), Vec::new(), asked.into_iter());
     for group in request.groups {
         let response = OffsetFetchResponseGroup::default().with_group_id(group.group_id.clone());
         let member = group.member_id.filter(|_| cx.version >= 9).map(|m| (m.to_string(), group.member_epoch));
-        let stable = request.require_stable;
-        groups.push(match fetch_group(&cx, &group.group_id, member, group.topics, stable).await {
-            Ok(topics) => response.with_topics(topics),
+        let of: Vec<Uuid> = asked.by_ref().take(group.topics.as_ref().map_or(0, Vec::len)).collect();
+        let all = group.topics.is_none();
+        let wanted = group.topics.map(|topics| wanted(&cx, topics, &of));
+        groups.push(match fetch_group(&cx, &group.group_id, member, wanted, stable).await {
+            Ok(mut topics) => {
+                ids.extend(if all { ids_of(&cx, &mut topics) } else { of });
+                response.with_topics(topics)
+            }
             Err(e) => response.with_error_code(e.code()),
         });
     }
-    OffsetFetchResponse::default().with_groups(groups)
+    ById { message: OffsetFetchResponse::default().with_groups(groups), ids }
+}
+
+/// A topic's name, or why it has none, and partitions of it.
+type Wanted = (Result<TopicName, ResponseError>, Vec<i32>);
+
+/// What is asked for, by names from here on.
+fn wanted(cx: &Context, topics: Vec<OffsetFetchRequestTopics>, ids: &[Uuid]) -> Vec<Wanted> {
+    let named = |(i, topic): (usize, OffsetFetchRequestTopics)| {
+        let name = match ids.get(i) {
+            Some(id) => match cx.shared.topics.by_id(*id) {
+                Some(found) => Ok(topic_name(found.name())),
+                None => Err(ResponseError::UnknownTopicId),
+            },
+            None => Ok(topic.name),
+        };
+        (name, topic.partition_indexes)
+    };
+    topics.into_iter().enumerate().map(named).collect()
+}
+
+/// The ids by which topics are called, if they are. Those that are gone have none, and are left out.
+fn ids_of(cx: &Context, topics: &mut Vec<OffsetFetchResponseTopics>) -> Vec<Uuid> {
+    if cx.version < BY_ID {
+        return Vec::new();
+    }
+    let id = |t: &OffsetFetchResponseTopics| cx.shared.topics.get(&t.name).map(|topic| topic.id());
+    let ids: Vec<_> = topics.iter().map(id).collect();
+    let mut each = ids.iter();
+    topics.retain(|_| each.next().is_some_and(Option::is_some));
+    ids.into_iter().flatten().collect()
 }
 
 /// A topic's offsets in the form of the versions before 8.
@@ -143,12 +184,20 @@ fn single(topic: OffsetFetchResponseTopics) -> OffsetFetchResponseTopic {
     OffsetFetchResponseTopic::default().with_name(topic.name).with_partitions(partitions)
 }
 
+fn failed(partition: i32, error: ResponseError) -> OffsetFetchResponsePartitions {
+    OffsetFetchResponsePartitions::default()
+        .with_partition_index(partition)
+        .with_committed_offset(-1)
+        .with_metadata(Some(text("")))
+        .with_error_code(error.code())
+}
+
 /// The offsets of some topics' partitions, or of all; for a member, if it is in the epoch that it says.
 async fn fetch_group(
     cx: &Context,
     id: &str,
     member: Option<(String, i32)>,
-    wanted: Option<Vec<OffsetFetchRequestTopics>>,
+    wanted: Option<Vec<Wanted>>,
     stable: bool,
 ) -> Result<Vec<OffsetFetchResponseTopics>, ResponseError> {
     cx.group(Operation::Describe, id)?;
@@ -177,10 +226,13 @@ async fn fetch_group(
         };
         Ok(match wanted {
             Some(wanted) => {
-                let of = |t: OffsetFetchRequestTopics| {
-                    let get = |p: &i32| entry(&t.name, *p, offsets.and_then(|o| o.get(&t.name, *p)));
-                    let partitions = t.partition_indexes.iter().map(get).collect();
-                    topic(t.name.clone(), partitions)
+                let of = |(name, partitions): Wanted| match name {
+                    Ok(name) => {
+                        let get = |p: &i32| entry(&name, *p, offsets.and_then(|o| o.get(&name, *p)));
+                        let partitions = partitions.iter().map(get).collect();
+                        topic(name, partitions)
+                    }
+                    Err(e) => topic(TopicName::default(), partitions.iter().map(|p| failed(*p, e)).collect()),
                 };
                 wanted.into_iter().map(of).collect()
             }

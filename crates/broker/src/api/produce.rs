@@ -18,7 +18,7 @@ use crate::{
     security::acl::Operation,
     topics::{Partition, Topic},
     txn::{EPOCH_BUMP, Producer, TopicPartition},
-    wire::{Versions, respond},
+    wire::{Reply, Versions},
 };
 
 pub(crate) const KEY: i16 = 0;
@@ -39,7 +39,33 @@ enum State {
     /// It would begin a transaction there, of which the coordinator has to know.
     Unverified(Partition, Bytes),
     Appended(Partition, Appended),
-    Refused(ResponseError, String),
+    Refused(Refusal),
+}
+
+/// Why a batch was not taken.
+struct Refusal {
+    error: ResponseError,
+    /// In words, if there is more to say.
+    why: String,
+    /// Where in the batch the records are that are to blame, if not all of them (KIP-467).
+    records: Vec<u32>,
+}
+
+impl Refusal {
+    fn new(error: ResponseError, why: impl Into<String>) -> Refusal {
+        Refusal { error, why: why.into(), records: Vec::new() }
+    }
+}
+
+impl From<AppendError> for Refusal {
+    fn from(error: AppendError) -> Refusal {
+        let (told, why) = (error_of(&error), error.to_string());
+        let records = match error {
+            AppendError::NoKey { records } | AppendError::Timestamp { records, .. } => records,
+            _ => Vec::new(),
+        };
+        Refusal { error: told, why, records }
+    }
 }
 
 /// What all batches of a request share.
@@ -89,40 +115,33 @@ pub(crate) fn begin(mut call: Call) -> Result<Answering, Hangup> {
             settle(&cx, transaction.as_deref(), &mut topics).await;
         }
         let response = finish(topics).await.with_throttle_time_ms(throttle);
-        respond(correlation, version, &response).map(Some).map_err(unencodable)
+        Reply::frame(correlation, version, &response).map(Some).map_err(unencodable)
     };
     // What has to wait is appended later: until then nothing behind it may be.
     Ok(Answering { future: Box::pin(future), pipelined: !waits })
 }
 
 fn append_all(cx: &Context, data: TopicProduceData, of: &Of) -> Batches {
-    let topics = &cx.shared.topics;
-    let by_id = cx.version >= 13;
-    let topic = if by_id { topics.by_id(data.topic_id) } else { topics.get(&data.name) };
-    let missing = if by_id { ResponseError::UnknownTopicId } else { ResponseError::UnknownTopicOrPartition };
-    let name = topic.as_ref().map_or(&**data.name, |t| t.name());
-    // Ids tell nothing.
-    let hidden = if by_id && topic.is_none() { Ok(()) } else { cx.topic(Operation::Write, name) };
-    let may = of.may.and(hidden);
+    let id = (cx.version >= 13).then_some(data.topic_id);
+    let topic = of.may.and_then(|()| cx.find_topic(Operation::Write, &data.name, id));
     let append = |partition: PartitionProduceData| {
         let index = partition.index;
-        let state = match (&topic, may) {
+        let state = match &topic {
             _ if !matches!(of.acks, -1..=1) => {
-                State::Refused(ResponseError::InvalidRequiredAcks, String::new())
+                State::Refused(Refusal::new(ResponseError::InvalidRequiredAcks, ""))
             }
-            (_, Err(error)) => State::Refused(error, String::new()),
-            (Some(topic), _) => append(cx, topic, partition, of.is_named),
-            (None, _) => State::Refused(missing, String::new()),
+            Ok(topic) => append(cx, topic, partition, of.is_named),
+            Err(error) => State::Refused(Refusal::new(*error, "")),
         };
         Item { index, state }
     };
     let items = data.partition_data.into_iter().map(append).collect();
-    let name = topic.as_ref().map_or_else(String::new, |t| t.name().to_owned());
+    let name = topic.as_ref().map_or_else(|_| String::new(), |t| t.name().to_owned());
     Batches { name: data.name, id: data.topic_id, topic: name, items }
 }
 
 fn append(cx: &Context, topic: &Topic, data: PartitionProduceData, is_named: bool) -> State {
-    let refused = |e: ResponseError, why: &str| State::Refused(e, why.to_owned());
+    let refused = |e: ResponseError, why: &str| State::Refused(Refusal::new(e, why));
     let Some(partition) = topic.partition(data.index) else {
         return refused(ResponseError::UnknownTopicOrPartition, "");
     };
@@ -144,31 +163,32 @@ fn append(cx: &Context, topic: &Topic, data: PartitionProduceData, is_named: boo
     if batch.len() > partition.max_message_bytes() {
         return refused(ResponseError::MessageTooLarge, "");
     }
-    if let Err((error, why)) = check(cx, &batch, is_named) {
-        return State::Refused(error, why);
+    match check(cx, &batch, is_named) {
+        Ok(()) => try_append(partition, batch),
+        Err(refusal) => State::Refused(refusal),
     }
-    try_append(partition, batch)
 }
 
 /// What the log does not look at: whether a client may send such a batch to such a topic.
-fn check(cx: &Context, bytes: &[u8], is_named: bool) -> Result<(), (ResponseError, String)> {
-    let invalid = |why: &str| Err((ResponseError::InvalidRecord, why.to_owned()));
+fn check(cx: &Context, bytes: &[u8], is_named: bool) -> Result<(), Refusal> {
+    let refused = |error: ResponseError, why: &str| Err(Refusal::new(error, why));
+    let invalid = |why: &str| refused(ResponseError::InvalidRecord, why);
     let Ok(header) = BatchHeader::parse(bytes) else { return Ok(()) };
     if header.is_control() {
         return invalid("Clients are not allowed to write control records");
     }
     if header.compression() > 4 {
-        return Err((ResponseError::UnsupportedCompressionType, String::new()));
+        return refused(ResponseError::UnsupportedCompressionType, "");
     }
     if header.compression() == 4 && cx.version < 7 {
         let why = "Produce requests with version below 7 are not allowed to use ZStandard compression";
-        return Err((ResponseError::UnsupportedCompressionType, why.to_owned()));
+        return refused(ResponseError::UnsupportedCompressionType, why);
     }
     if header.size() != bytes.len() {
         return invalid("Produce requests are allowed to contain exactly one record batch per partition");
     }
     if header.is_transactional() && !is_named {
-        return Err((ResponseError::TransactionalIdAuthorizationFailed, String::new()));
+        return refused(ResponseError::TransactionalIdAuthorizationFailed, "");
     }
     Ok(())
 }
@@ -180,7 +200,7 @@ fn try_append(partition: Partition, batch: Bytes) -> State {
         Err(AppendError::Producer(ProducerError::NotInTransaction { .. })) => {
             State::Unverified(partition, batch)
         }
-        Err(e) => State::Refused(error_of(&e), e.to_string()),
+        Err(e) => State::Refused(e.into()),
     }
 }
 
@@ -219,7 +239,7 @@ async fn verify(
     batch: Bytes,
 ) -> State {
     let Ok(header) = BatchHeader::parse(&batch) else {
-        return State::Refused(ResponseError::CorruptMessage, String::new());
+        return State::Refused(Refusal::new(ResponseError::CorruptMessage, ""));
     };
     let producer = Producer { id: header.producer_id, epoch: header.producer_epoch };
     let adds = (cx.version >= 12).then_some(EPOCH_BUMP);
@@ -227,7 +247,7 @@ async fn verify(
     match cx.shared.transactions.within(transaction, producer, &of, adds, append).await {
         Ok(Ok(appended)) => State::Appended(partition, appended),
         Ok(Err(AppendError::Full)) => State::Full(partition, batch),
-        Ok(Err(e)) => State::Refused(error_of(&e), e.to_string()),
+        Ok(Err(e)) => State::Refused(e.into()),
         Err(e) => {
             let told = match e {
                 ResponseError::ProducerFenced => ResponseError::InvalidProducerEpoch,
@@ -237,7 +257,8 @@ async fn verify(
                 ResponseError::CoordinatorNotAvailable => ResponseError::NotEnoughReplicas,
                 e => e,
             };
-            State::Refused(told, format!("the partition is not known to be part of the transaction: {e}"))
+            let why = format!("the partition is not known to be part of the transaction: {e}");
+            State::Refused(Refusal::new(told, why))
         }
     }
 }
@@ -261,9 +282,12 @@ async fn finish(topics: Vec<Batches>) -> ProduceResponse {
 
 async fn finish_one(item: Item) -> PartitionProduceResponse {
     let response = PartitionProduceResponse::default().with_index(item.index).with_log_append_time_ms(-1);
-    let refused = |error: ResponseError, why: String| {
-        let why = (!why.is_empty()).then(|| text(why));
-        response.clone().with_error_code(error.code()).with_base_offset(-1).with_error_message(why)
+    let refused = |refusal: Refusal| {
+        let why = (!refusal.why.is_empty()).then(|| text(refusal.why));
+        let record = |index| BatchIndexAndErrorMessage::default().with_batch_index(index as i32);
+        let records = refusal.records.into_iter().map(record).collect();
+        let response = response.clone().with_error_code(refusal.error.code()).with_base_offset(-1);
+        response.with_error_message(why).with_record_errors(records)
     };
     match item.state {
         State::Appended(partition, appended) => match partition.durable(appended).await {
@@ -271,11 +295,13 @@ async fn finish_one(item: Item) -> PartitionProduceResponse {
                 .with_log_append_time_ms(if partition.has_append_time() { time } else { -1 })
                 .with_base_offset(appended.base_offset as i64)
                 .with_log_start_offset(partition.start() as i64),
-            Err(e @ Lost::Failed) => refused(ResponseError::KafkaStorageError, e.to_string()),
-            Err(e @ Lost::Closed) => refused(ResponseError::NotLeaderOrFollower, e.to_string()),
+            Err(e @ Lost::Failed) => refused(Refusal::new(ResponseError::KafkaStorageError, e.to_string())),
+            Err(e @ Lost::Closed) => refused(Refusal::new(ResponseError::NotLeaderOrFollower, e.to_string())),
         },
-        State::Refused(error, why) => refused(error, why),
-        State::Full(..) | State::Unverified(..) => refused(ResponseError::KafkaStorageError, String::new()),
+        State::Refused(refusal) => refused(refusal),
+        State::Full(..) | State::Unverified(..) => {
+            refused(Refusal::new(ResponseError::KafkaStorageError, ""))
+        }
     }
 }
 
@@ -287,8 +313,8 @@ pub(super) fn error_of(error: &AppendError) -> ResponseError {
         AppendError::Invalid(BatchError::Crc { .. } | BatchError::Truncated { .. }) => {
             ResponseError::CorruptMessage
         }
-        AppendError::Invalid(_) | AppendError::NoKey => ResponseError::InvalidRecord,
-        AppendError::Timestamp(_) => ResponseError::InvalidTimestamp,
+        AppendError::Invalid(_) | AppendError::NoKey { .. } => ResponseError::InvalidRecord,
+        AppendError::Timestamp { .. } => ResponseError::InvalidTimestamp,
         AppendError::Producer(e) => match e {
             ProducerError::OutOfOrderSequence { .. } => ResponseError::OutOfOrderSequenceNumber,
             ProducerError::InvalidEpoch { .. } => ResponseError::InvalidProducerEpoch,

@@ -12,15 +12,12 @@ use kafka_protocol::{
     },
 };
 
-use super::{Context, blocking, text};
+use super::{Context, Refusal, blocking, refusal, text};
 use crate::security::{
     acl::Operation,
     scram::{Credential, MAX_ITERATIONS, MIN_ITERATIONS, Scram},
     users::Users,
 };
-
-/// An error with the sentence that explains it.
-type Refusal = (ResponseError, String);
 
 pub(crate) async fn describe(
     cx: Context,
@@ -76,7 +73,7 @@ pub(crate) async fn alter(
     cx: Context,
     request: AlterUserScramCredentialsRequest,
 ) -> AlterUserScramCredentialsResponse {
-    let may = cx.cluster(Operation::Alter).map_err(|e| (e, e.to_string()));
+    let may = cx.cluster(Operation::Alter).map_err(refusal);
     let mut changes: Vec<Change> = Vec::new();
     for deletion in request.deletions {
         let (name, scram) = (deletion.name.to_string(), Scram::numbered(deletion.mechanism));

@@ -6,7 +6,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 use dibs_log::{MemoryStorage, Store, StoreConfig, batch::BatchBuilder};
 use kafka_protocol::{
     messages::{
-        ProduceRequest,
+        OffsetCommitRequest, OffsetFetchRequest, ProduceRequest,
+        offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic},
+        offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics},
         produce_request::{PartitionProduceData, TopicProduceData},
     },
     protocol::Encodable,
@@ -16,7 +18,9 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{SERVED, begin, produce, topic_name};
+use uuid::Uuid;
+
+use super::{Context, SERVED, begin, by_id::ById, offsets, produce, text, topic_name};
 use crate::{
     BrokerConfig,
     connection::{Client, Hangup},
@@ -24,22 +28,26 @@ use crate::{
     quota::{Entity, EntityKind, Quota, Rates},
     security::{acl::Filter, sasl::Auth},
     server::{Broker, Shared},
-    wire::{Versions, samples, shape},
+    wire::{Reply, Versions, samples, shape},
 };
 
 async fn broker() -> (Broker, Arc<Client>) {
     broker_with(&[]).await
 }
 
-async fn broker_with(more: &[(&str, &str)]) -> (Broker, Arc<Client>) {
+pub(super) async fn broker_with(more: &[(&str, &str)]) -> (Broker, Arc<Client>) {
     let store = Store::open(Arc::new(MemoryStorage::new(0)), StoreConfig::default()).unwrap();
+    broker_on(Arc::new(store), more).await
+}
+
+pub(super) async fn broker_on(store: Arc<Store>, more: &[(&str, &str)]) -> (Broker, Arc<Client>) {
     let settings = [
         ("listeners", "PLAINTEXT://127.0.0.1:0"),
         ("num.partitions", "3"),
         ("offsets.topic.num.partitions", "2"),
     ];
     let config = BrokerConfig::new([&settings, more].concat()).unwrap();
-    let broker = Broker::start(Arc::new(store), config).await.unwrap();
+    let broker = Broker::start(store, config).await.unwrap();
     let client = client(&broker, None);
     (broker, client)
 }
@@ -72,11 +80,7 @@ fn frame(rng: &mut fastrand::Rng, key: i16, version: i16) -> Vec<u8> {
 }
 
 /// Begins to answer, and waits for the answer for a moment: some wait for other members or more records.
-async fn answer(
-    shared: &Arc<Shared>,
-    client: &Arc<Client>,
-    frame: Vec<u8>,
-) -> Result<Option<BytesMut>, Hangup> {
+async fn answer(shared: &Arc<Shared>, client: &Arc<Client>, frame: Vec<u8>) -> Result<Option<Reply>, Hangup> {
     let answering = begin(shared, client, Bytes::from(frame))?;
     tokio::time::timeout(Duration::from_millis(2), answering.future).await.unwrap_or(Ok(None))
 }
@@ -175,6 +179,7 @@ async fn press(broker: &Broker, principal: &str, apis: &[(i16, i16)]) -> usize {
     for _ in 0..60 {
         for &(key, version) in apis {
             if let Ok(Some(answer)) = answer(shared, &client, frame(&mut rng, key, version)).await {
+                let answer = answer.flat();
                 shown += SECRETS.iter().filter(|s| answer.windows(s.len()).any(|w| w == **s)).count();
             }
         }
@@ -211,6 +216,46 @@ async fn whom_no_list_permits_anything_learns_and_changes_nothing() {
     assert_eq!(seen(shared).await, before);
     press(&broker, "User:root", &all).await;
     assert_ne!(seen(shared).await, before);
+    broker.stop().await;
+}
+
+/// From version 10 on, topics are called by their ids; of all there are, only those that have one are told.
+#[tokio::test(flavor = "multi_thread")]
+async fn offsets_are_kept_by_topic_id() {
+    let (broker, client) = broker().await;
+    let shared = broker.shared();
+    let (kept, gone) = (
+        shared.topics.create("kept", 1, Default::default()).unwrap(),
+        shared.topics.create("gone", 1, Default::default()).unwrap(),
+    );
+    let cx = Context { shared: shared.clone(), client, client_id: String::new(), version: 10 };
+    let partition = |i: i32| {
+        OffsetCommitRequestPartition::default()
+            .with_partition_index(i)
+            .with_committed_offset(40 + i64::from(i))
+    };
+    let topic = OffsetCommitRequestTopic::default().with_partitions(vec![partition(0), partition(1)]);
+    let message = OffsetCommitRequest::default()
+        .with_group_id(text("g").into())
+        .with_generation_id_or_member_epoch(-1)
+        .with_topics(vec![topic; 3]);
+    let ids = vec![kept.id(), Uuid::from_u128(1), gone.id()];
+    let answer = offsets::commit(cx.clone(), ById { message, ids: ids.clone() }).await;
+    let told: Vec<i16> =
+        answer.message.topics.iter().flat_map(|t| t.partitions.iter().map(|p| p.error_code)).collect();
+    assert_eq!((&told[..], answer.ids), (&[0, 3, 100, 100, 0, 3][..], ids));
+
+    shared.topics.delete("gone").unwrap();
+    let group =
+        |topics| OffsetFetchRequestGroup::default().with_group_id(text("g").into()).with_topics(topics);
+    let some = vec![OffsetFetchRequestTopics::default().with_partition_indexes(vec![0]); 2];
+    let message = OffsetFetchRequest::default().with_groups(vec![group(None), group(Some(some))]);
+    let ids = vec![Uuid::from_u128(1), kept.id()];
+    let answer = offsets::fetch(cx, ById { message, ids }).await;
+    let of = |i: usize| answer.message.groups[i].topics.iter().flat_map(|t| &t.partitions);
+    let told = |i| of(i).map(|p| (p.committed_offset, p.error_code)).collect::<Vec<_>>();
+    assert_eq!((told(0), told(1)), (vec![(40, 0)], vec![(-1, 100), (40, 0)]));
+    assert_eq!(answer.ids, [kept.id(), Uuid::from_u128(1), kept.id()]);
     broker.stop().await;
 }
 

@@ -15,7 +15,7 @@ pub(crate) async fn answer(
     cx: Context,
     request: DescribeTopicPartitionsRequest,
 ) -> DescribeTopicPartitionsResponse {
-    let limit = cx.shared.config.request_partitions;
+    let limit = cx.shared.config().request_partitions;
     let mut left = (request.response_partition_limit.max(1) as usize).min(limit);
     let all = request.topics.is_empty();
     let mut names: Vec<String> = if all {
@@ -29,7 +29,7 @@ pub(crate) async fn answer(
     names.dedup();
     let (first, first_partition) =
         request.cursor.map_or((String::new(), 0), |c| (c.topic_name.to_string(), c.partition_index));
-    let node = BrokerId(cx.shared.config.node_id);
+    let node = BrokerId(cx.shared.config().node_id);
     let mut topics = Vec::new();
     for name in names.into_iter().filter(|n| *n >= first) {
         let response = DescribeTopicPartitionsResponseTopic::default().with_name(Some(topic_name(&name)));
@@ -68,7 +68,7 @@ pub(crate) async fn answer(
             response
                 .with_topic_id(topic.id())
                 .with_is_internal(topic.is_internal())
-                .with_topic_authorized_operations(cx.operations(Kind::Topic, &name))
+                .with_topic_authorized_operations(cx.operations(true, Kind::Topic, &name))
                 .with_partitions(partitions),
         );
         if to < end {

@@ -32,7 +32,7 @@ pub(crate) async fn answer(cx: Context, request: TxnOffsetCommitRequest) -> TxnO
             return Err(ResponseError::UnknownTopicOrPartition);
         }
         let size = p.committed_metadata.as_ref().map_or(0, |m| m.len());
-        let fits = size <= cx.shared.config.offset_metadata_max.min(i16::MAX as usize);
+        let fits = size <= cx.shared.config().offset_metadata_max.min(i16::MAX as usize);
         if fits { Ok(()) } else { Err(ResponseError::OffsetMetadataTooLarge) }
     };
     let at = clock::wall_ms();

@@ -1,163 +1,18 @@
 //! The broker's own settings: parsed low (names and texts), then validated once into what is used.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, HashMap},
     fmt,
+    net::{IpAddr, ToSocketAddrs},
 };
 
 use super::{
+    names::{Dynamic, has_meaning, kind_of, setting, suggest, unfold_hours},
     security::{self, Authorizer, Security},
-    topic::TOPIC_SETTINGS,
-    value::{Type, check},
+    topic::{TOPIC_SETTINGS, TopicSetting},
+    value::check,
 };
 use crate::{group::consumer::assign::Assignor, security::Protocol};
-
-/// One setting of the broker.
-#[derive(Debug)]
-pub(crate) struct BrokerSetting {
-    pub(crate) name: &'static str,
-    pub(crate) kind: Type,
-    pub(crate) default: &'static str,
-    pub(crate) doc: &'static str,
-}
-
-const MAX: i64 = i64::MAX;
-const INT: i64 = i32::MAX as i64;
-
-macro_rules! settings {
-    ($($name:literal, $kind:expr, $default:literal, $doc:literal;)*) => {
-        /// Settings that mean something here, and are no topic's default.
-        pub(crate) const BROKER_SETTINGS: &[BrokerSetting] =
-            &[$(BrokerSetting { name: $name, kind: $kind, default: $default, doc: $doc },)*];
-    };
-}
-
-settings! {
-    "add.partitions.to.txn.retry.backoff.max.ms", Type::Int(0, INT), "100",
-        "How long a new transaction waits at most for the end of the one before, in ms.";
-    "allow.everyone.if.no.acl.found", Type::Bool, "false",
-        "With an authorizer: whether what no access control is about is everybody's.";
-    "advertised.listeners", Type::List, "", "The addresses told to clients, where they differ from listeners.";
-    "authorizer.class.name", Type::Text, "",
-        "Whether access control lists count: org.apache.kafka.metadata.authorizer.StandardAuthorizer, or nothing.";
-    "auto.create.topics.enable", Type::Bool, "true", "Whether asking for a topic makes it.";
-    "broker.id", Type::Int(0, INT), "1", "The broker's number.";
-    "node.id", Type::Int(0, INT), "1", "The broker's number.";
-    "connections.max.idle.ms", Type::Long(1, MAX), "600000", "A connection that is silent so long is closed.";
-    "delete.topic.enable", Type::Bool, "true", "Whether topics can be deleted.";
-    "fetch.max.bytes", Type::Int(1024, INT), "57671680", "The most bytes that answer a fetch.";
-    "group.consumer.assignors", Type::List, "uniform,range",
-        "The assignors of the consumer protocol; the first is taken where members do not say.";
-    "group.consumer.heartbeat.interval.ms", Type::Int(1, INT), "5000",
-        "How often members of the consumer protocol are to be heard of.";
-    "group.consumer.max.heartbeat.interval.ms", Type::Int(1, INT), "15000", "The most that this interval can be.";
-    "group.consumer.max.session.timeout.ms", Type::Int(1, INT), "60000", "The most that this time-out can be.";
-    "group.consumer.max.size", Type::Int(1, INT), "2147483647", "The most members of a consumer group.";
-    "group.consumer.migration.policy", Type::OneOf(&["disabled", "upgrade", "downgrade", "bidirectional"]),
-        "bidirectional", "Which groups change their protocol while members are at work.";
-    "group.consumer.min.heartbeat.interval.ms", Type::Int(1, INT), "5000", "The least that this interval can be.";
-    "group.consumer.min.session.timeout.ms", Type::Int(1, INT), "45000", "The least that this time-out can be.";
-    "group.consumer.regex.refresh.interval.ms", Type::Int(1, INT), "600000",
-        "How often topics are looked for anew, even if none seems to have come or gone.";
-    "group.consumer.session.timeout.ms", Type::Int(1, INT), "45000",
-        "A member of the consumer protocol that is silent so long is taken for gone.";
-    "group.initial.rebalance.delay.ms", Type::Int(0, INT), "0",
-        "How long a new group waits for more members before its first rebalance, in ms.";
-    "group.max.session.timeout.ms", Type::Int(1, INT), "1800000", "The longest session time-out of a member.";
-    "group.max.size", Type::Int(1, INT), "2147483647", "The most members of a classic group.";
-    "group.min.session.timeout.ms", Type::Int(1, INT), "6000", "The shortest session time-out of a member.";
-    "listener.security.protocol.map", Type::Text,
-        "PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_PLAINTEXT:SASL_PLAINTEXT,SASL_SSL:SASL_SSL",
-        "Which security protocol each named listener speaks.";
-    "listeners", Type::List, "PLAINTEXT://127.0.0.1:9092", "Where connections are accepted.";
-    "log.retention.check.interval.ms", Type::Long(1, MAX), "300000",
-        "How often old segments are deleted and compacted, in ms.";
-    "producer.id.expiration.ms", Type::Int(1, INT), "86400000",
-        "A producer that is silent so long is forgotten by a partition, in ms.";
-    "max.connections", Type::Int(0, INT), "2147483647", "The most connections at a time.";
-    "max.incremental.fetch.session.cache.slots", Type::Int(0, INT), "1000",
-        "The most incremental fetch sessions that are kept.";
-    "max.request.partition.size.limit", Type::Int(1, INT), "2000", "The most partitions that answer one request.";
-    "num.partitions", Type::Int(1, INT), "1", "Partitions of topics made automatically or without a number.";
-    "offset.metadata.max.bytes", Type::Int(0, INT), "4096", "The longest metadata of a committed offset.";
-    "offsets.retention.check.interval.ms", Type::Long(1, MAX), "600000",
-        "How often expired offsets are looked for, in ms.";
-    "offsets.retention.minutes", Type::Int(1, INT), "10080", "How long an idle group's offsets are kept.";
-    "offsets.topic.num.partitions", Type::Int(1, 10_000), "50", "Partitions of __consumer_offsets.";
-    "offsets.topic.segment.bytes", Type::Int(1, INT), "104857600", "Segment size of __consumer_offsets.";
-    "plain.sasl.jaas.config", Type::Password, "",
-        "The users of PLAIN: PlainLoginModule required user_NAME=\"PASSWORD\" …;";
-    "quota.window.num", Type::Int(1, INT), "11",
-        "What may be taken at once of a quota: one window less than this number of them.";
-    "quota.window.size.seconds", Type::Int(1, INT), "1", "How long a window of a quota is.";
-    "sasl.enabled.mechanisms", Type::SomeOf(&["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]), "",
-        "The SASL mechanisms that clients may use.";
-    "ssl.client.auth", Type::OneOf(&["none", "requested", "required"]), "none",
-        "Whether clients have to show a certificate.";
-    "ssl.keystore.certificate.chain", Type::Password, "", "The server's certificates, in PEM.";
-    "ssl.keystore.key", Type::Password, "", "The server's private key, in PEM.";
-    "ssl.keystore.location", Type::Text, "", "A PEM file with the server's private key and certificates.";
-    "ssl.keystore.type", Type::Text, "JKS", "The form of the key store; it must be PEM.";
-    "ssl.truststore.certificates", Type::Password, "", "The certificates that clients' are checked with, in PEM.";
-    "ssl.truststore.location", Type::Text, "", "A PEM file with the certificates that clients' are checked with.";
-    "ssl.truststore.type", Type::Text, "JKS", "The form of the trust store; it must be PEM.";
-    "super.users", Type::Text, "", "With an authorizer: who may do everything, as User:NAME;User:NAME.";
-    "socket.request.max.bytes", Type::Int(1024, INT), "104857600", "The largest request, in bytes.";
-    "transaction.abort.timed.out.transaction.cleanup.interval.ms", Type::Int(1, INT), "10000",
-        "How often transactions that have timed out are aborted, in ms.";
-    "transaction.max.timeout.ms", Type::Int(1, INT), "900000",
-        "The longest time-out of transactions that a producer may ask for, in ms.";
-    "transaction.remove.expired.transaction.cleanup.interval.ms", Type::Int(1, INT), "3600000",
-        "How often expired transactional ids are looked for, in ms.";
-    "transaction.state.log.num.partitions", Type::Int(1, 10_000), "50", "Partitions of __transaction_state.";
-    "transaction.state.log.segment.bytes", Type::Int(1, INT), "104857600", "Segment size of __transaction_state.";
-    "transactional.id.expiration.ms", Type::Int(1, INT), "604800000",
-        "A transactional id that is idle so long is forgotten, in ms.";
-}
-
-/// Kafka's settings that have no meaning here: clusters, controllers, thread pools, sockets' buffers.
-const WITHOUT_MEANING: &[&str] = &[
-    "add.partitions.to.txn.retry.backoff.ms",
-    "default.replication.factor",
-    "background.threads",
-    "broker.heartbeat.interval.ms",
-    "broker.rack",
-    "broker.session.timeout.ms",
-    "controlled.shutdown.enable",
-    "controller.listener.names",
-    "controller.quorum.bootstrap.servers",
-    "controller.quorum.voters",
-    "group.coordinator.append.linger.ms",
-    "group.coordinator.rebalance.protocols",
-    "group.coordinator.threads",
-    "inter.broker.listener.name",
-    "inter.broker.protocol.version",
-    "log.dir",
-    "log.dirs",
-    "log.cleaner.enable",
-    "log.cleaner.threads",
-    "log.message.format.version",
-    "metadata.log.dir",
-    "min.insync.replicas",
-    "num.io.threads",
-    "num.network.threads",
-    "num.recovery.threads.per.data.dir",
-    "num.replica.fetchers",
-    "offsets.topic.replication.factor",
-    "process.roles",
-    "queued.max.requests",
-    "replica.lag.time.max.ms",
-    "share.coordinator.state.topic.min.isr",
-    "share.coordinator.state.topic.replication.factor",
-    "socket.listen.backlog.size",
-    "socket.receive.buffer.bytes",
-    "socket.send.buffer.bytes",
-    "transaction.state.log.min.isr",
-    "transaction.state.log.replication.factor",
-    "security.inter.broker.protocol",
-    "zookeeper.connect",
-    "zookeeper.connection.timeout.ms",
-];
 
 /// Why settings cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -191,7 +46,7 @@ pub struct Listener {
 impl Listener {
     /// Whether only programs of this machine can reach it.
     pub fn is_loopback(&self) -> bool {
-        let address = self.host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+        let address = self.host.trim_matches(['[', ']']).parse::<IpAddr>();
         self.host == "localhost" || address.is_ok_and(|ip| ip.is_loopback())
     }
 }
@@ -202,11 +57,26 @@ impl fmt::Display for Listener {
     }
 }
 
+/// By whom a value is; the first that says something counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Said {
+    /// For this broker, while it ran.
+    OfBroker,
+    /// For all brokers, while they ran.
+    OfCluster,
+    /// In the file or on the command line, when it started.
+    AtStart,
+}
+
+impl Said {
+    pub(crate) const ALL: [Said; 3] = [Said::OfBroker, Said::OfCluster, Said::AtStart];
+}
+
 /// The broker's settings, validated.
 #[derive(Clone, Debug)]
 pub struct BrokerConfig {
-    /// What was set, by name.
-    set: BTreeMap<String, String>,
+    /// What was set, by name, in the order of [`Said`].
+    said: [BTreeMap<String, String>; 3],
     /// Settings that were given and do nothing here, as sentences for the operator.
     pub warnings: Vec<String>,
     /// Where connections are accepted. Never empty.
@@ -222,6 +92,14 @@ pub struct BrokerConfig {
     pub(crate) max_request: usize,
     pub(crate) fetch_max_bytes: usize,
     pub(crate) max_connections: usize,
+    pub(crate) max_connections_of_address: usize,
+    /// The same for single addresses.
+    pub(crate) max_connections_of: HashMap<IpAddr, usize>,
+    /// A second.
+    pub(crate) max_new_connections: u32,
+    pub(crate) failed_authentication_ms: u64,
+    /// 0 for never.
+    pub(crate) reauthentication_ms: u64,
     pub(crate) idle_ms: u64,
     pub(crate) offsets_partitions: u32,
     pub(crate) offset_metadata_max: usize,
@@ -251,6 +129,9 @@ pub struct BrokerConfig {
 pub(crate) struct ConsumerGroupConfig {
     pub(crate) session_ms: u64,
     pub(crate) heartbeat_ms: i32,
+    /// Between what groups may set their own.
+    pub(crate) session_bounds: (i64, i64),
+    pub(crate) heartbeat_bounds: (i64, i64),
     pub(crate) max_size: usize,
     /// Never empty.
     pub(crate) assignors: Vec<Assignor>,
@@ -262,10 +143,13 @@ pub(crate) struct ConsumerGroupConfig {
 impl ConsumerGroupConfig {
     fn validate<'a>(text: impl Fn(&str) -> &'a str) -> Result<ConsumerGroupConfig, ConfigError> {
         let int = |name: &str| text(name).parse::<i64>().unwrap_or_default();
+        let bounds = |what: &str| {
+            let of = |bound: &str| int(&format!("group.consumer.{bound}.{what}"));
+            (of("min"), of("max"))
+        };
         let within = |what: &str| {
             let name = format!("group.consumer.{what}");
-            let of = |bound: &str| int(&format!("group.consumer.{bound}.{what}"));
-            let (value, min, max) = (int(&name), of("min"), of("max"));
+            let (value, (min, max)) = (int(&name), bounds(what));
             if (min..=max).contains(&value) {
                 return Ok(value);
             }
@@ -291,6 +175,8 @@ impl ConsumerGroupConfig {
         Ok(ConsumerGroupConfig {
             session_ms: session as u64,
             heartbeat_ms: heartbeat as i32,
+            session_bounds: bounds("session.timeout.ms"),
+            heartbeat_bounds: bounds("heartbeat.interval.ms"),
             max_size: int("group.consumer.max.size") as usize,
             assignors,
             refresh_ms: int("group.consumer.regex.refresh.interval.ms") as u64,
@@ -314,23 +200,38 @@ impl BrokerConfig {
     ) -> Result<BrokerConfig, ConfigError> {
         let (mut set, mut warnings) = (BTreeMap::new(), Vec::new());
         for (name, value) in settings {
-            let (name, value) = (canonical(name.as_ref()), value.as_ref().trim());
-            if let Some(kind) = kind_of(&name) {
-                check(&name, kind, value).map_err(ConfigError::Value)?;
-                set.insert(name, value.to_owned());
-            } else if has_no_meaning(&name) {
-                warnings.push(format!("{name} has no meaning here and is ignored"));
+            let (name, value) = (name.as_ref().trim(), value.as_ref().trim());
+            let kind = kind_of(name).ok_or_else(|| unknown(name))?;
+            if has_meaning(name) {
+                check(name, kind, value).map_err(ConfigError::Value)?;
+                set.insert(name.to_owned(), value.to_owned());
             } else {
-                return Err(ConfigError::Unknown { suggestion: suggest(&name), name });
+                warnings.push(format!("{name} has no meaning here and is ignored"));
             }
         }
         unfold_hours(&mut set);
-        BrokerConfig::validate(set, warnings)
+        let config = BrokerConfig::validate([BTreeMap::new(), BTreeMap::new(), set])?;
+        Ok(BrokerConfig { warnings, ..config })
     }
 
-    fn validate(set: BTreeMap<String, String>, warnings: Vec<String>) -> Result<BrokerConfig, ConfigError> {
+    /// The same with other changes: those for this broker, and those for all. Files that are named are read anew.
+    pub(crate) fn changed(
+        &self,
+        of_broker: &BTreeMap<String, String>,
+        of_cluster: &BTreeMap<String, String>,
+    ) -> Result<BrokerConfig, ConfigError> {
+        for (changes, for_all) in [(of_broker, false), (of_cluster, true)] {
+            changes.iter().try_for_each(|(name, value)| check_change(name, value, for_all))?;
+        }
+        let [_, _, at_start] = &self.said;
+        BrokerConfig::validate([of_broker.clone(), of_cluster.clone(), at_start.clone()])
+    }
+
+    fn validate(said: [BTreeMap<String, String>; 3]) -> Result<BrokerConfig, ConfigError> {
+        let set: BTreeMap<String, String> =
+            said.iter().rev().flatten().map(|(n, v)| (n.clone(), v.clone())).collect();
         let text = |name: &str| {
-            let default = BROKER_SETTINGS.iter().find(|s| s.name == name).map_or("", |s| s.default);
+            let default = setting(name).map_or("", |s| s.default);
             set.get(name).map_or(default, String::as_str)
         };
         let int = |name: &str| text(name).parse::<i64>().unwrap_or_default();
@@ -398,105 +299,76 @@ impl BrokerConfig {
             transactional_id_check_ms: int("transaction.remove.expired.transaction.cleanup.interval.ms")
                 as u64,
             fetch_sessions: int("max.incremental.fetch.session.cache.slots") as usize,
+            max_connections_of_address: int("max.connections.per.ip") as usize,
+            max_connections_of: overrides(text("max.connections.per.ip.overrides"))?,
+            max_new_connections: int("max.connection.creation.rate") as u32,
+            failed_authentication_ms: int("connection.failed.authentication.delay.ms") as u64,
+            reauthentication_ms: int("connections.max.reauth.ms") as u64,
             quota_window_s: ((int("quota.window.num") - 1).max(1) * int("quota.window.size.seconds")) as u64,
             consumer: ConsumerGroupConfig::validate(text)?,
             listeners,
             advertised,
             security,
             authorizer,
-            set,
-            warnings,
+            said,
+            warnings: Vec::new(),
         })
     }
 
     /// What the settings say about topics that do not say otherwise, under the topics' names for it: for
     /// [`dibs_log::StoreConfig::defaults`].
     pub fn topic_defaults(&self) -> BTreeMap<String, String> {
-        let said = |s: &super::TopicSetting| Some((s.name.to_owned(), self.get(s.broker?)?.to_owned()));
+        let said = |s: &TopicSetting| Some((s.name.to_owned(), self.get(s.broker?)?.to_owned()));
         TOPIC_SETTINGS.iter().filter_map(said).collect()
     }
 
     /// What was set for a name.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
-        self.set.get(name).map(String::as_str)
+        self.said.iter().find_map(|said| said.get(name)).map(String::as_str)
+    }
+
+    /// All that was set for a name; the first counts.
+    pub(crate) fn said<'a>(&'a self, name: &'a str) -> impl Iterator<Item = (Said, &'a str)> {
+        let layers = Said::ALL.into_iter().zip(&self.said);
+        layers.filter_map(move |(who, said)| Some((who, said.get(name)?.as_str())))
+    }
+
+    /// Every name for which something was set by somebody.
+    pub(crate) fn names(&self, who: Said) -> impl Iterator<Item = &str> {
+        self.said[who as usize].keys().map(String::as_str)
     }
 }
 
-/// Older names for the same setting.
-fn canonical(name: &str) -> String {
-    name.trim().to_owned()
+fn unknown(name: &str) -> ConfigError {
+    ConfigError::Unknown { name: name.to_owned(), suggestion: suggest(name) }
 }
 
-/// `log.retention.hours` and `.minutes` are other units of `log.retention.ms`, and so on.
-fn unfold_hours(set: &mut BTreeMap<String, String>) {
-    for (from, to, unit) in COARSE {
-        if let Some(n) = set.get(*from).and_then(|v| v.parse::<i64>().ok())
-            && !set.contains_key(*to)
-        {
-            set.insert((*to).to_owned(), if n < 0 { n } else { n.saturating_mul(*unit) }.to_string());
-        }
+/// Whether a setting can be changed to this while the broker runs.
+fn check_change(name: &str, value: &str, for_all: bool) -> Result<(), ConfigError> {
+    let kind = kind_of(name).ok_or_else(|| unknown(name))?;
+    let refused = match Dynamic::of(name) {
+        None => format!("Cannot update these configs dynamically: Set({name})"),
+        Some(Dynamic::OfBroker) if for_all => format!(
+            "Cannot update these configs at default cluster level, broker id must be specified: Set({name})"
+        ),
+        Some(_) => return check(name, kind, value).map_err(ConfigError::Value),
+    };
+    Err(ConfigError::Value(refused))
+}
+
+/// Reads `max.connections.per.ip.overrides`.
+fn overrides(text: &str) -> Result<HashMap<IpAddr, usize>, ConfigError> {
+    let mut found = HashMap::new();
+    for entry in text.split(',').map(str::trim).filter(|e| !e.is_empty()) {
+        let wrong =
+            |what: &str| ConfigError::Value(format!("max.connections.per.ip.overrides: {entry:?} {what}"));
+        let pair = entry.rsplit_once(':').and_then(|(host, n)| Some((host, n.parse::<usize>().ok()?)));
+        let (host, most) = pair.ok_or_else(|| wrong("is not ADDRESS:NUMBER"))?;
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let addresses = (host, 0).to_socket_addrs().map_err(|e| wrong(&format!("is not known: {e}")))?;
+        found.extend(addresses.map(|a| (a.ip(), most)));
     }
-}
-
-const COARSE: &[(&str, &str, i64)] = &[
-    ("log.retention.minutes", "log.retention.ms", 60_000),
-    ("log.retention.hours", "log.retention.ms", 3_600_000),
-    ("log.roll.hours", "log.roll.ms", 3_600_000),
-    ("log.roll.jitter.hours", "log.roll.jitter.ms", 3_600_000),
-];
-
-fn kind_of(name: &str) -> Option<Type> {
-    let name = security::without_listener(name);
-    let own = BROKER_SETTINGS.iter().find(|s| s.name == name).map(|s| s.kind);
-    let topics = || TOPIC_SETTINGS.iter().find(|s| s.broker == Some(name)).map(|s| s.kind);
-    let coarse = || COARSE.iter().any(|c| c.0 == name).then_some(Type::Int(-1, INT));
-    own.or_else(topics).or_else(coarse)
-}
-
-fn has_no_meaning(name: &str) -> bool {
-    const PREFIXES: [&str; 12] = [
-        "sasl.",
-        "controller.",
-        "replica.",
-        "remote.log.",
-        "metadata.",
-        "metric",
-        "share.",
-        "ssl.",
-        "group.share.",
-        "group.streams.",
-        "transaction.",
-        "transactional.",
-    ];
-    let name = security::without_listener(name);
-    WITHOUT_MEANING.contains(&name) || PREFIXES.iter().any(|p| name.starts_with(p))
-}
-
-fn suggest(name: &str) -> Option<String> {
-    let own = BROKER_SETTINGS.iter().map(|s| s.name);
-    let topics = TOPIC_SETTINGS.iter().filter_map(|s| s.broker);
-    // A topic's name for a setting is the commonest slip.
-    if let Some(setting) = TOPIC_SETTINGS.iter().find(|s| s.name == name) {
-        return setting.broker.map(str::to_owned);
-    }
-    let names: BTreeSet<&str> = own.chain(topics).chain(COARSE.iter().map(|c| c.0)).collect();
-    let (distance, best) = names.into_iter().map(|n| (distance(name, n), n)).min()?;
-    (distance <= 2 + name.len() / 6).then(|| best.to_owned())
-}
-
-/// How many letters have to be changed, put in or taken out.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
+    Ok(found)
 }
 
 fn parse_listeners(name: &str, text: &str) -> Result<Vec<Listener>, ConfigError> {

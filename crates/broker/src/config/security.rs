@@ -8,7 +8,12 @@ use std::{
 use rustls::ServerConfig;
 
 use super::Listener;
-use crate::security::{Protocol, sasl::Mechanism, tls, users::plain_users};
+use crate::security::{
+    Protocol,
+    sasl::Mechanism,
+    tls,
+    users::{Passwords, plain_users},
+};
 
 /// What begins the name of a setting for one listener.
 const OF_LISTENER: &str = "listener.name.";
@@ -21,7 +26,7 @@ pub(crate) struct Security {
     /// By listener's name.
     pub(crate) mechanisms: HashMap<String, Vec<Mechanism>>,
     /// PLAIN's users with their passwords.
-    pub(crate) plain: BTreeMap<String, String>,
+    pub(crate) plain: Passwords,
 }
 
 impl Security {
@@ -123,6 +128,11 @@ pub(crate) fn set_protocols(listeners: &mut [Listener], map: &str) -> Result<(),
 pub(crate) fn without_listener(name: &str) -> &str {
     let rest = name.strip_prefix(OF_LISTENER).and_then(|rest| rest.split_once('.'));
     rest.map_or(name, |(_, setting)| setting)
+}
+
+/// A setting's name without the SASL mechanism that it is for, as in `scram-sha-256.sasl.jaas.config`.
+pub(crate) fn without_mechanism(name: &str) -> &str {
+    name.find(".sasl.").map_or(name, |dot| &name[dot + 1..])
 }
 
 #[cfg(test)]

@@ -287,7 +287,7 @@ impl Shard {
             Members::Classic(classic) => classic.heartbeat(now, member, instance, generation),
             Members::Consumer(consumer) => {
                 let member = consumer.classic_member(member, instance, generation)?;
-                consumer.look(&self.rules.consumer, now, catalog, id, false, fx);
+                consumer.look(&self.rules.consumer, now, catalog, id, None, fx);
                 consumer.classic_heartbeat(now, &member)
             }
         }
@@ -366,7 +366,7 @@ impl Shard {
                 classic.may_commit(now, member, instance, generation)
             }
             Some(Group { members: Members::Consumer(consumer), .. }) => {
-                consumer.may_commit(member, instance, generation)
+                consumer.may_commit(member, generation)
             }
             None if generation < 0 => Ok(()),
             None => Err(ResponseError::IllegalGeneration),

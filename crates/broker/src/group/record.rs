@@ -7,6 +7,7 @@ pub(crate) mod consumer;
 use bytes::{BufMut, Bytes};
 
 use super::offsets::Committed;
+use crate::wire::{Reader, put_bytes, put_nullable, put_text};
 use consumer::Change;
 
 const OFFSET_KEY: i16 = 1;
@@ -185,96 +186,6 @@ fn group_key(group: &str) -> Vec<u8> {
     key.put_i16(GROUP_KEY);
     put_text(&mut key, group);
     key
-}
-
-fn put_text(out: &mut Vec<u8>, text: &str) {
-    out.put_i16(text.len() as i16);
-    out.put_slice(text.as_bytes());
-}
-
-fn put_nullable(out: &mut Vec<u8>, text: Option<&str>) {
-    match text {
-        Some(text) => put_text(out, text),
-        None => out.put_i16(-1),
-    }
-}
-
-fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    out.put_i32(bytes.len() as i32);
-    out.put_slice(bytes);
-}
-
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, n: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(n)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    fn i16(&mut self) -> Option<i16> {
-        Some(i16::from_be_bytes(self.take(2)?.try_into().ok()?))
-    }
-
-    fn i32(&mut self) -> Option<i32> {
-        Some(i32::from_be_bytes(self.take(4)?.try_into().ok()?))
-    }
-
-    fn i64(&mut self) -> Option<i64> {
-        Some(i64::from_be_bytes(self.take(8)?.try_into().ok()?))
-    }
-
-    fn text(&mut self) -> Option<String> {
-        self.nullable()?
-    }
-
-    fn varint(&mut self) -> Option<u32> {
-        let (value, size) = crate::wire::varint(self.0)?;
-        self.take(size)?;
-        Some(value)
-    }
-
-    /// A length that is there, of text, bytes or an array.
-    fn compact_length(&mut self) -> Option<usize> {
-        (self.varint()? as usize).checked_sub(1)
-    }
-
-    fn compact_text(&mut self) -> Option<String> {
-        self.compact_nullable()?
-    }
-
-    fn compact_nullable(&mut self) -> Option<Option<String>> {
-        match (self.varint()? as usize).checked_sub(1) {
-            Some(length) => Some(Some(String::from_utf8(self.take(length)?.to_vec()).ok()?)),
-            None => Some(None),
-        }
-    }
-
-    /// A tagged field: its number, and its bytes.
-    fn tag(&mut self) -> Option<(u32, &'a [u8])> {
-        let (tag, size) = (self.varint()?, self.varint()?);
-        Some((tag, self.take(size as usize)?))
-    }
-
-    fn skip_tags(&mut self) -> Option<()> {
-        for _ in 0..self.varint()? {
-            self.tag()?;
-        }
-        Some(())
-    }
-
-    fn nullable(&mut self) -> Option<Option<String>> {
-        match usize::try_from(self.i16()?) {
-            Ok(length) => Some(Some(String::from_utf8(self.take(length)?.to_vec()).ok()?)),
-            Err(_) => Some(None),
-        }
-    }
-
-    fn bytes(&mut self) -> Option<Bytes> {
-        let length = usize::try_from(self.i32()?).ok()?;
-        Some(Bytes::copy_from_slice(self.take(length)?))
-    }
 }
 
 #[cfg(test)]

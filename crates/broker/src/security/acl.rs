@@ -1,7 +1,7 @@
 //! Who may do what: Kafka's access control lists, with the rules of its `StandardAuthorizer`.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     io,
     sync::{PoisonError, RwLock, RwLockReadGuard},
 };
@@ -166,37 +166,21 @@ pub(crate) struct Who<'a> {
     pub(crate) host: &'a str,
 }
 
-/// All lines, in the order of what they are about.
-#[derive(Debug, Default)]
-struct Lines {
-    all: BTreeSet<Acl>,
-    /// Those of literal names, by kind and name; prefixes are few and looked through.
-    literal: HashMap<Kind, HashMap<String, Vec<Acl>>>,
-    prefixed: Vec<Acl>,
-}
+/// All lines. Their order is the index: by kind, pattern and name.
+type Lines = BTreeSet<Acl>;
 
-impl Lines {
-    fn new(all: BTreeSet<Acl>) -> Lines {
-        let mut lines = Lines::default();
-        for acl in &all {
-            match acl.pattern {
-                Pattern::Prefixed => lines.prefixed.push(acl.clone()),
-                Pattern::Literal => {
-                    let names = lines.literal.entry(acl.kind).or_default();
-                    names.entry(acl.name.clone()).or_default().push(acl.clone());
-                }
-            }
-        }
-        lines.all = all;
-        lines
-    }
-
-    /// Those about one resource.
-    fn about(&self, kind: Kind, name: &str) -> impl Iterator<Item = &Acl> {
-        let names = self.literal.get(&kind);
-        let literal = [name, ANYTHING].into_iter().filter_map(move |n| names?.get(n)).flatten();
-        literal.chain(self.prefixed.iter().filter(move |a| a.kind == kind && a.covers(name)))
-    }
+/// The lines about one resource: those of its name and of every name, and of the prefixes, which are few, those that
+/// it begins with.
+fn about<'l>(lines: &'l Lines, kind: Kind, name: &'l str) -> impl Iterator<Item = &'l Acl> {
+    let from = move |pattern, name: &str| {
+        let (name, principal, host) = (name.to_owned(), String::new(), String::new());
+        let (operation, permission) = (Operation::All, Permission::Deny);
+        let first = Acl { kind, pattern, name, principal, host, operation, permission };
+        lines.range(first..).take_while(move |a| (a.kind, a.pattern) == (kind, pattern))
+    };
+    let of_name = move |name| from(Pattern::Literal, name).take_while(move |a| a.name == name);
+    let literal = [name, ANYTHING].into_iter().flat_map(of_name);
+    literal.chain(from(Pattern::Prefixed, "").filter(move |a| a.covers(name)))
 }
 
 /// The lists of a broker that has an authorizer.
@@ -209,14 +193,9 @@ pub(crate) struct Acls {
 }
 
 impl Acls {
-    /// Reads the file. One that cannot be understood is an error: to begin without would let in whom it denies.
+    /// Reads the file.
     pub(crate) fn open(topics: &Topics, super_users: Vec<String>, open: bool) -> io::Result<Acls> {
-        let bytes = topics.read_file(FILE)?.unwrap_or_default();
-        let text = String::from_utf8_lossy(&bytes);
-        let wrong = |line| io::Error::other(format!("{FILE}: {line:?} is no access control"));
-        let all =
-            text.lines().map(|line| parse(line).ok_or_else(|| wrong(line))).collect::<io::Result<_>>()?;
-        Ok(Acls { super_users, open, lines: RwLock::new(Lines::new(all)) })
+        Ok(Acls { super_users, open, lines: RwLock::new(topics.read_lines(FILE, parse)?) })
     }
 
     /// Whether somebody may do something.
@@ -225,7 +204,7 @@ impl Acls {
             return true;
         }
         let (mut any, mut allowed) = (false, false);
-        for acl in self.lines().about(kind, name) {
+        for acl in about(&self.lines(), kind, name) {
             any = true;
             if acl.is_for(who) && acl.is_about(operation) {
                 match acl.permission {
@@ -244,7 +223,7 @@ impl Acls {
         }
         let lines = self.lines();
         let mine: Vec<&Acl> =
-            lines.all.iter().filter(|a| a.kind == kind && a.is_for(who) && a.is_about(operation)).collect();
+            lines.iter().filter(|a| a.kind == kind && a.is_for(who) && a.is_about(operation)).collect();
         let denied = |pattern: Pattern, name: &str| {
             mine.iter().filter(|a| a.permission == Permission::Deny).any(|a| match a.pattern {
                 Pattern::Prefixed => name.starts_with(&a.name),
@@ -260,7 +239,7 @@ impl Acls {
 
     /// The lines that a filter takes.
     pub(crate) fn find(&self, filter: &Filter) -> Vec<Acl> {
-        self.lines().all.iter().filter(|acl| filter.takes(acl)).cloned().collect()
+        self.lines().iter().filter(|acl| filter.takes(acl)).cloned().collect()
     }
 
     /// Changes the lists, durably. Returns what `change` does. Blocks on the disk.
@@ -270,11 +249,11 @@ impl Acls {
         change: impl FnOnce(&mut BTreeSet<Acl>) -> T,
     ) -> io::Result<T> {
         let mut lines = self.lines.write().unwrap_or_else(PoisonError::into_inner);
-        let mut next = lines.all.clone();
+        let mut next = lines.clone();
         let done = change(&mut next);
-        if next != lines.all {
+        if next != *lines {
             topics.put(FILE, next.iter().map(line).collect::<String>().as_bytes())?;
-            *lines = Lines::new(next);
+            *lines = next;
         }
         Ok(done)
     }
@@ -327,7 +306,7 @@ mod tests {
     }
 
     fn acls(open: bool, all: impl IntoIterator<Item = Acl>) -> Acls {
-        let lines = RwLock::new(Lines::new(all.into_iter().collect()));
+        let lines = RwLock::new(all.into_iter().collect());
         Acls { super_users: vec!["User:root".into()], open, lines }
     }
 

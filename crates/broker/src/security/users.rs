@@ -18,28 +18,16 @@ const FILE: &str = "scram.credentials";
 /// SCRAM credentials, by user and mechanism.
 type Scrams = BTreeMap<(String, Scram), Credential>;
 
-/// All users.
+/// The users with SCRAM credentials.
 #[derive(Debug)]
 pub(crate) struct Users {
-    /// Passwords, by name.
-    plain: BTreeMap<String, String>,
     scram: Mutex<Scrams>,
 }
 
 impl Users {
-    /// Reads the file. One that cannot be understood is an error: to begin without would lock everybody out.
-    pub(crate) fn open(topics: &Topics, plain: BTreeMap<String, String>) -> io::Result<Users> {
-        let bytes = topics.read_file(FILE)?.unwrap_or_default();
-        let text = String::from_utf8_lossy(&bytes);
-        let wrong = |line| io::Error::other(format!("{FILE}: {line:?} is no credential"));
-        let scram =
-            text.lines().map(|line| parse(line).ok_or_else(|| wrong(line))).collect::<io::Result<_>>()?;
-        Ok(Users { plain, scram: Mutex::new(scram) })
-    }
-
-    /// Whether this is the user's password.
-    pub(crate) fn has_password(&self, user: &str, password: &str) -> bool {
-        self.plain.get(user).is_some_and(|known| same(known.as_bytes(), password.as_bytes()))
+    /// Reads the file.
+    pub(crate) fn open(topics: &Topics) -> io::Result<Users> {
+        Ok(Users { scram: Mutex::new(topics.read_lines(FILE, parse)?) })
     }
 
     pub(crate) fn credential(&self, user: &str, scram: Scram) -> Option<Credential> {
@@ -94,13 +82,21 @@ fn parse(line: &str) -> Option<((String, Scram), Credential)> {
     Some(((user, scram), Credential { salt, iterations, stored_key, server_key }))
 }
 
+/// Passwords of PLAIN's users, by name.
+pub(crate) type Passwords = BTreeMap<String, String>;
+
+/// Whether this is the user's password.
+pub(crate) fn has_password(known: &Passwords, user: &str, password: &str) -> bool {
+    known.get(user).is_some_and(|known| same(known.as_bytes(), password.as_bytes()))
+}
+
 /// Whether two texts are the same, in a time that does not tell how far they are.
 fn same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |d, (x, y)| d | (x ^ y)) == 0
 }
 
 /// The users in a JAAS configuration of Kafka's PlainLoginModule: `user_NAME="PASSWORD"` options.
-pub(crate) fn plain_users(jaas: &str) -> Result<BTreeMap<String, String>, String> {
+pub(crate) fn plain_users(jaas: &str) -> Result<Passwords, String> {
     let text = jaas.trim().trim_end_matches(';');
     let mut words = words(text)?.into_iter();
     let module = words.next().unwrap_or_default();

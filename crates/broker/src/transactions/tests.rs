@@ -15,6 +15,7 @@ use crate::{
     server::Broker,
     topics::Partition,
     txn::{EPOCH_BUMP, End, Producer},
+    worlds,
 };
 
 const ID: &str = "pay";
@@ -198,10 +199,8 @@ async fn world(seed: u64) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn failing_writes_leave_every_transaction_whole() {
-    let worlds = std::env::var("WORLDS").ok().and_then(|n| n.parse().ok()).unwrap_or(20);
-    let only = std::env::var("WORLD").ok().and_then(|n| n.parse().ok());
     let mut committed = 0;
-    for seed in only.map_or(0..worlds, |seed| seed..seed + 1) {
+    for seed in worlds::seeds(20) {
         let world = tokio::spawn(world(seed));
         committed += world.await.unwrap_or_else(|e| panic!("WORLD={seed} shows it again: {e}"));
     }

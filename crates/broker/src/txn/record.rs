@@ -6,7 +6,10 @@ use std::collections::BTreeSet;
 use bytes::BufMut;
 
 use super::{EPOCH_BUMP, LAST_EPOCH, NONE, State, TopicPartition, Transaction};
-use crate::{group::record::Record, wire::varint};
+use crate::{
+    group::record::Record,
+    wire::{Reader, put_varint},
+};
 
 const KEY: i16 = 0;
 /// The value version that is written: the first one with tagged fields.
@@ -45,14 +48,14 @@ fn value(transaction: &Transaction) -> Vec<u8> {
     let ids = [(PREVIOUS_ID, transaction.previous_id), (NEXT_ID, transaction.next_id)];
     let ids: Vec<_> = ids.into_iter().filter(|(_, id)| *id != NONE).collect();
     let versioned = transaction.client_version != 0;
-    put_varint(&mut out, ids.len() as u32 + u32::from(versioned));
+    put_varint(&mut out, ids.len() + usize::from(versioned));
     for (tag, id) in ids {
-        put_varint(&mut out, tag);
+        put_varint(&mut out, tag as usize);
         put_varint(&mut out, 8);
         out.put_i64(id);
     }
     if versioned {
-        put_varint(&mut out, CLIENT_VERSION);
+        put_varint(&mut out, CLIENT_VERSION as usize);
         put_varint(&mut out, 2);
         out.put_i16(transaction.client_version);
     }
@@ -61,35 +64,27 @@ fn value(transaction: &Transaction) -> Vec<u8> {
 
 fn put_partitions(out: &mut Vec<u8>, transaction: &Transaction) {
     if transaction.state == State::Empty {
-        return put_varint(out, 0);
+        return out.put_u8(0);
     }
     // They are sorted: those of a topic stand together.
     let all: Vec<&TopicPartition> = transaction.partitions.iter().collect();
     let topics: Vec<_> = all.chunk_by(|a, b| a.0 == b.0).collect();
-    put_varint(out, topics.len() as u32 + 1);
+    put_varint(out, topics.len() + 1);
     for partitions in topics {
         let name = &partitions[0].0;
-        put_varint(out, name.len() as u32 + 1);
+        put_varint(out, name.len() + 1);
         out.put_slice(name.as_bytes());
-        put_varint(out, partitions.len() as u32 + 1);
+        put_varint(out, partitions.len() + 1);
         partitions.iter().for_each(|p| out.put_i32(p.1));
         out.put_u8(0);
     }
 }
 
-fn put_varint(out: &mut Vec<u8>, mut n: u32) {
-    while n >= 0x80 {
-        out.put_u8(n as u8 | 0x80);
-        n >>= 7;
-    }
-    out.put_u8(n as u8);
-}
-
 impl Stored {
     /// Reads a record; `None` if it is of a version that is not known here.
     pub(crate) fn parse(key: &[u8], value: Option<&[u8]>) -> Option<Stored> {
-        let mut key = Reader { rest: key, flexible: false };
-        if i16::from_be_bytes(key.take()?) != KEY {
+        let mut key = Reader(key);
+        if key.i16()? != KEY {
             return None;
         }
         let id = key.text()?;
@@ -102,36 +97,34 @@ impl Stored {
 }
 
 fn parse_value(bytes: &[u8]) -> Option<Transaction> {
-    let mut r = Reader { rest: bytes, flexible: false };
-    match i16::from_be_bytes(r.take()?) {
-        0 => {}
-        1 => r.flexible = true,
+    let mut r = Reader(bytes);
+    let flexible = match r.i16()? {
+        0 => false,
+        1 => true,
         _ => return None,
-    }
+    };
     let mut transaction = Transaction {
-        producer_id: i64::from_be_bytes(r.take()?),
+        producer_id: r.i64()?,
         previous_id: NONE,
         next_id: NONE,
-        epoch: i16::from_be_bytes(r.take()?),
+        epoch: r.i16()?,
         last_epoch: NONE as i16,
-        timeout_ms: i32::from_be_bytes(r.take()?),
-        state: State::from_id(u8::from_be_bytes(r.take()?))?,
-        partitions: r.partitions()?,
-        updated: i64::from_be_bytes(r.take()?),
-        started: i64::from_be_bytes(r.take()?),
+        timeout_ms: r.i32()?,
+        state: State::from_id(r.take(1)?[0])?,
+        partitions: partitions(&mut r, flexible)?,
+        updated: r.i64()?,
+        started: r.i64()?,
         client_version: 0,
     };
-    for _ in 0..if r.flexible { r.varint()? } else { 0 } {
-        let (tag, size) = (r.varint()?, r.varint()? as usize);
-        let (field, rest) = r.rest.split_at_checked(size)?;
-        let mut field = Reader { rest: field, flexible: true };
+    for _ in 0..if flexible { r.varint()? } else { 0 } {
+        let (tag, field) = r.tag()?;
+        let mut field = Reader(field);
         match tag {
-            PREVIOUS_ID => transaction.previous_id = i64::from_be_bytes(field.take()?),
-            NEXT_ID => transaction.next_id = i64::from_be_bytes(field.take()?),
-            CLIENT_VERSION => transaction.client_version = i16::from_be_bytes(field.take()?),
+            PREVIOUS_ID => transaction.previous_id = field.i64()?,
+            NEXT_ID => transaction.next_id = field.i64()?,
+            CLIENT_VERSION => transaction.client_version = field.i16()?,
             _ => {}
         }
-        r.rest = rest;
     }
     transaction.last_epoch = last_epoch(&transaction);
     Some(transaction)
@@ -149,56 +142,22 @@ fn last_epoch(transaction: &Transaction) -> i16 {
     }
 }
 
-struct Reader<'a> {
-    rest: &'a [u8],
-    flexible: bool,
-}
-
-impl Reader<'_> {
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (taken, rest) = self.rest.split_first_chunk()?;
-        self.rest = rest;
-        Some(*taken)
-    }
-
-    fn varint(&mut self) -> Option<u32> {
-        let (n, size) = varint(self.rest)?;
-        self.rest = self.rest.get(size..)?;
-        Some(n)
-    }
-
-    /// A number of elements; none for null.
-    fn count(&mut self) -> Option<usize> {
-        if self.flexible {
-            return Some((self.varint()? as usize).saturating_sub(1));
+fn partitions(r: &mut Reader<'_>, flexible: bool) -> Option<BTreeSet<TopicPartition>> {
+    let count = |r: &mut Reader<'_>| match flexible {
+        true => Some((r.varint()? as usize).saturating_sub(1)),
+        false => Some(usize::try_from(r.i32()?).unwrap_or(0)),
+    };
+    let mut partitions = BTreeSet::new();
+    for _ in 0..count(r)? {
+        let topic = if flexible { r.compact_text()? } else { r.text()? };
+        for _ in 0..count(r)? {
+            partitions.insert((topic.clone(), r.i32()?));
         }
-        Some(usize::try_from(i32::from_be_bytes(self.take()?)).unwrap_or(0))
-    }
-
-    fn text(&mut self) -> Option<String> {
-        let length = if self.flexible {
-            (self.varint()? as usize).checked_sub(1)?
-        } else {
-            usize::try_from(i16::from_be_bytes(self.take()?)).ok()?
-        };
-        let (text, rest) = self.rest.split_at_checked(length)?;
-        self.rest = rest;
-        String::from_utf8(text.to_vec()).ok()
-    }
-
-    fn partitions(&mut self) -> Option<BTreeSet<TopicPartition>> {
-        let mut partitions = BTreeSet::new();
-        for _ in 0..self.count()? {
-            let topic = self.text()?;
-            for _ in 0..self.count()? {
-                partitions.insert((topic.clone(), i32::from_be_bytes(self.take()?)));
-            }
-            if self.flexible && self.varint()? != 0 {
-                return None;
-            }
+        if flexible {
+            r.skip_tags()?;
         }
-        Some(partitions)
     }
+    Some(partitions)
 }
 
 #[cfg(test)]

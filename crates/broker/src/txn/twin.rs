@@ -11,7 +11,10 @@ use dibs_log::{
 };
 
 use super::{tests::rules, *};
-use crate::group::{Now, Rules as GroupRules, Shard as Groups, offsets::Committed};
+use crate::{
+    group::{Now, Rules as GroupRules, Shard as Groups, offsets::Committed},
+    worlds,
+};
 
 const IDS: [&str; 2] = ["a", "b"];
 /// The last one holds the offsets of groups.
@@ -485,19 +488,15 @@ fn committed(offset: i64) -> Committed {
 
 #[test]
 fn exactly_what_was_committed_is_seen() {
-    let worlds = std::env::var("WORLDS").ok().and_then(|n| n.parse().ok()).unwrap_or(300);
-    let only = std::env::var("WORLD").ok().and_then(|n| n.parse().ok());
-    let mut committed = 0;
-    for seed in only.map_or(0..worlds, |seed| seed..seed + 1) {
-        let run = std::panic::catch_unwind(|| {
-            let mut world = World::new(seed);
-            (0..400).for_each(|_| world.step());
-            world.judge();
-            let committed = world.twin.committed.iter().filter(|c| **c).count();
-            world.store.close().unwrap();
-            committed
-        });
-        committed += run.unwrap_or_else(|_| panic!("WORLD={seed} shows it again"));
-    }
-    assert!(committed > 5 * worlds as usize || only.is_some(), "only {committed} were committed");
+    let seeds = worlds::seeds(300);
+    let committed = worlds::each(seeds.clone(), |seed| {
+        let mut world = World::new(seed);
+        (0..400).for_each(|_| world.step());
+        world.judge();
+        let committed = world.twin.committed.iter().filter(|c| **c).count();
+        world.store.close().unwrap();
+        committed
+    });
+    let worlds = seeds.count();
+    assert!(committed > 5 * worlds || worlds == 1, "only {committed} were committed");
 }

@@ -1,13 +1,19 @@
 //! Frames and headers: what stands around every request and response.
 
+mod primitives;
+mod reply;
 mod shape;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
-use kafka_protocol::protocol::{Encodable, HeaderVersion};
+use bytes::{Buf, Bytes, BytesMut};
+use kafka_protocol::protocol::Decodable;
 
+pub(crate) use primitives::{
+    Reader, put_bytes, put_compact, put_compact_nullable, put_nullable, put_text, put_varint, varint,
+};
+pub(crate) use reply::{Reply, Response};
 #[cfg(test)]
 pub(crate) use shape::samples;
-pub(crate) use shape::{Malformed, Versions, shape, varint};
+pub(crate) use shape::{Malformed, Versions, shape};
 
 /// The most bytes that room is made for before they have come.
 const READ_AHEAD: usize = 256 << 10;
@@ -19,6 +25,18 @@ pub(crate) struct RequestHeader {
     pub(crate) version: i16,
     pub(crate) correlation: i32,
     pub(crate) client_id: Option<String>,
+}
+
+/// What is asked: a message of the codec, or one that is read by hand.
+pub(crate) trait Request: Sized {
+    /// Reads a body that has the shape of its version. The error is a sentence.
+    fn read(body: &mut Bytes, version: i16) -> Result<Self, String>;
+}
+
+impl<R: Decodable> Request for R {
+    fn read(body: &mut Bytes, version: i16) -> Result<Self, String> {
+        R::decode(body, version).map_err(|e| e.to_string())
+    }
 }
 
 /// Takes one frame's content out of what has been read; `None` if it is not whole yet, with room made for what
@@ -88,26 +106,10 @@ fn take_varint(frame: &mut Bytes) -> Result<u32, Malformed> {
     Ok(value)
 }
 
-/// A whole frame with a response in it.
-pub(crate) fn respond<R: Encodable + HeaderVersion>(
-    correlation: i32,
-    version: i16,
-    response: &R,
-) -> Result<BytesMut, String> {
-    let mut out = BytesMut::with_capacity(256);
-    out.put_i32(0);
-    out.put_i32(correlation);
-    if R::header_version(version) >= 1 {
-        out.put_u8(0);
-    }
-    response.encode(&mut out, version).map_err(|e| e.to_string())?;
-    let length = (out.len() - 4) as i32;
-    out[..4].copy_from_slice(&length.to_be_bytes());
-    Ok(out)
-}
-
 #[cfg(test)]
 mod tests {
+    use bytes::BufMut;
+
     use super::*;
 
     #[test]

@@ -6,6 +6,8 @@
 
 use std::sync::LazyLock;
 
+use super::primitives::varint;
+
 /// The most elements of arrays in one request, all counted. An element takes some 100 bytes once decoded, and
 /// may be sent in one: without a limit, a frame of 100 MiB could take 10 GiB.
 pub(crate) const MAX_ELEMENTS: usize = 1 << 20;
@@ -201,21 +203,6 @@ impl Walk<'_> {
     }
 }
 
-/// Reads an unsigned varint: its value, and the bytes it takes.
-pub(crate) fn varint(bytes: &[u8]) -> Option<(u32, usize)> {
-    let mut value = 0_u32;
-    for (i, &byte) in bytes.iter().take(5).enumerate() {
-        if i == 4 && byte > 0x0f {
-            return None;
-        }
-        value |= u32::from(byte & 0x7f) << (7 * i);
-        if byte & 0x80 == 0 {
-            return Some((value, i + 1));
-        }
-    }
-    None
-}
-
 fn parse(text: &str) -> Vec<Shape> {
     let lines: Vec<&str> = text.lines().filter(|l| !l.starts_with('#')).collect();
     let mut shapes = Vec::new();
@@ -262,7 +249,7 @@ fn parse_fields(lines: &[&str], at: &mut usize, depth: usize) -> Vec<Field> {
 pub(crate) mod samples {
     //! Random requests that fit their shapes.
 
-    use super::*;
+    use super::{super::primitives::put_varint, *};
 
     const TEXTS: &[&str] = &["t", "g", "", "m", "consumer", "range", "retention.ms", "1", "uniform", "__x"];
 
@@ -294,13 +281,13 @@ pub(crate) mod samples {
             }
             let tagged: Vec<&Field> =
                 fields.iter().filter(|f| is_tagged(f)).filter(|_| self.rng.bool()).collect();
-            self.varint(tagged.len() as u32);
+            put_varint(&mut self.out, tagged.len());
             for field in tagged {
                 let before = std::mem::take(&mut self.out);
                 self.value(field);
                 let value = std::mem::replace(&mut self.out, before);
-                self.varint(field.tag.map_or(0, |t| t.0));
-                self.varint(value.len() as u32);
+                put_varint(&mut self.out, field.tag.map_or(0, |t| t.0) as usize);
+                put_varint(&mut self.out, value.len());
                 self.out.extend(value);
             }
         }
@@ -351,20 +338,12 @@ pub(crate) mod samples {
         fn length(&mut self, length: Option<usize>, wide: bool) {
             let length = length.map_or(-1, |l| l as i32);
             if self.flexible {
-                self.varint((length + 1) as u32);
+                put_varint(&mut self.out, (length + 1) as usize);
             } else if wide {
                 self.out.extend(length.to_be_bytes());
             } else {
                 self.out.extend((length as i16).to_be_bytes());
             }
-        }
-
-        fn varint(&mut self, mut n: u32) {
-            while n >= 0x80 {
-                self.out.push(n as u8 | 0x80);
-                n >>= 7;
-            }
-            self.out.push(n as u8);
         }
     }
 }
@@ -387,7 +366,7 @@ mod tests {
                 assert_eq!(shape.is_flexible(version), flexible, "{key:?} {version}");
             }
         }
-        assert_eq!(SHAPES.len(), 52);
+        assert_eq!(SHAPES.len(), 53);
     }
 
     #[test]

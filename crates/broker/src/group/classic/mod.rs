@@ -535,7 +535,8 @@ impl Classic {
         instance: Option<&str>,
         generation: i32,
     ) -> Checked {
-        if generation < 0 && member.is_empty() && instance.is_none() && self.members.is_empty() {
+        // Nobody is in the group: not a member with an id of its own, either, that assigns itself partitions.
+        if generation < 0 && self.members.is_empty() {
             return Ok(());
         }
         if generation >= 0 || !member.is_empty() || instance.is_some() {

@@ -53,7 +53,7 @@ impl Consumer {
         let name = join.protocols[0].0.clone();
         let (group, session_ms, rebalance_ms) = (join.group.clone(), join.session_ms, join.rebalance_ms);
         let changed = self.describe(&group, &id, info(join, subscription), fx);
-        self.look(rules, now, catalog, &group, changed, fx);
+        self.look(rules, now, catalog, &group, changed.then_some(&id), fx);
         self.retarget(rules, &group, fx);
         self.reconcile(now, &group, &id, changed, Some(&owned), fx);
         let Some(member) = self.members.get_mut(&id) else {

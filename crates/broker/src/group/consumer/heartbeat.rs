@@ -1,6 +1,9 @@
 //! ConsumerGroupHeartbeat: a member joins, says what it wants and what it has, and is told what it is to have.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+};
 
 use ::regex::Regex;
 use kafka_protocol::ResponseError;
@@ -33,6 +36,8 @@ pub(crate) struct Beat {
     pub(crate) assignor: Option<String>,
     /// What the member has.
     pub(crate) owned: Option<Partitions>,
+    /// The session time-out that is set for the group alone.
+    pub(crate) session_ms: Option<u64>,
     pub(crate) client_id: String,
     pub(crate) client_host: String,
 }
@@ -76,14 +81,14 @@ impl Consumer {
         let before = self.members.get(id).map(|m| m.current.assigned.clone()).unwrap_or_default();
         let info = self.updated(id, &beat);
         let changed = self.describe(group, id, info, fx);
-        self.look(rules, now, catalog, group, changed, fx);
+        self.look(rules, now, catalog, group, changed.then_some(id), fx);
         self.retarget(rules, group, fx);
         self.reconcile(now, group, id, changed, beat.owned.as_ref(), fx);
         let full = beat.is_full();
         let Some(member) = self.members.get_mut(id) else {
             return Err((ResponseError::UnknownMemberId, String::new()));
         };
-        member.deadline = now.mono + member.session_ms(rules);
+        member.deadline = now.mono + beat.session_ms.unwrap_or_else(|| member.session_ms(rules));
         (member.join_by, member.sync_by) = (None, None);
         let Current { epoch, assigned, .. } = &member.current;
         let told = beat.epoch == 0 || full || *assigned != before;
@@ -204,24 +209,31 @@ impl Consumer {
         changed
     }
 
-    /// Looks for the topics if need be, and begins a new epoch if they or a subscription changed.
+    /// Looks for the topics if need be, and begins a new epoch if they or a subscription changed: that of the
+    /// member `changed`.
     pub(in crate::group) fn look(
         &mut self,
         rules: &Rules,
         now: Now,
         catalog: &dyn Catalog,
         group: &str,
-        changed: bool,
+        changed: Option<&str>,
         fx: &mut Effects,
     ) {
         let version = catalog.version();
-        let old = self.seen != Some(version) || now.mono >= self.refresh_at;
-        let mut bump = changed || self.epoch == 0;
+        let late = mem::take(&mut self.unresolved);
+        let old = late || self.seen != Some(version) || now.mono >= self.refresh_at;
+        let mut bump = changed.is_some() || self.epoch == 0;
         if !old && !bump {
             return;
         }
         self.drop_unused_regexes(group, fx);
-        bump |= self.resolve(now, catalog, group, old, fx);
+        let new = changed.and_then(|id| self.members.get(id)?.regex()).map(str::to_owned);
+        let new = new.filter(|r| !self.regexes.contains_key(r));
+        self.unresolved = new.is_some();
+        if old {
+            bump |= self.resolve(now, catalog, group, new.as_deref(), fx);
+        }
         self.see_topics(Some(catalog));
         let hash = hash(&self.image);
         if bump || hash != self.hash {
@@ -232,10 +244,17 @@ impl Consumer {
         self.refresh_at = now.mono + rules.refresh_ms;
     }
 
-    /// Finds out what regular expressions match: new ones, or all. Whether that is something else than before.
-    fn resolve(&mut self, now: Now, catalog: &dyn Catalog, group: &str, all: bool, fx: &mut Effects) -> bool {
+    /// Finds out what regular expressions match, all but a new one. Whether that is something else than before.
+    fn resolve(
+        &mut self,
+        now: Now,
+        catalog: &dyn Catalog,
+        group: &str,
+        new: Option<&str>,
+        fx: &mut Effects,
+    ) -> bool {
         let wanted: BTreeSet<&str> = self.members.values().filter_map(Member::regex).collect();
-        let wanted = wanted.into_iter().filter(|r| all || !self.regexes.contains_key(*r));
+        let wanted = wanted.into_iter().filter(|r| Some(*r) != new);
         let compiled: Vec<(String, Option<Regex>)> =
             wanted.map(|r| (r.to_owned(), regex::compile(r).ok())).collect();
         if compiled.is_empty() {

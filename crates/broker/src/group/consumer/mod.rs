@@ -114,6 +114,9 @@ pub(crate) struct Consumer {
     /// The catalog's version at that time.
     seen: Option<u64>,
     refresh_at: u64,
+    /// A member came with a new regular expression. What it matches is found out with the group's next heartbeat,
+    /// as Kafka does it beside the heartbeats: clients count on having the topics they name first.
+    unresolved: bool,
 }
 
 impl Consumer {
@@ -305,13 +308,8 @@ impl Consumer {
     }
 
     /// Whether a commit of offsets by this member is in order.
-    pub(super) fn may_commit(
-        &self,
-        member: &str,
-        instance: Option<&str>,
-        epoch: i32,
-    ) -> Result<(), ResponseError> {
-        if epoch < 0 && member.is_empty() && instance.is_none() && self.members.is_empty() {
+    pub(super) fn may_commit(&self, member: &str, epoch: i32) -> Result<(), ResponseError> {
+        if epoch < 0 && self.members.is_empty() {
             return Ok(());
         }
         self.check_epoch(member, epoch)

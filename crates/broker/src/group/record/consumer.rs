@@ -6,8 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::{BufMut, Bytes};
 use uuid::Uuid;
 
-use super::{Reader, Record, put_text};
-use crate::group::Protocol;
+use super::Record;
+use crate::{
+    group::Protocol,
+    wire::{Reader, put_compact, put_compact_nullable, put_text, put_varint},
+};
 
 const EPOCH_KEY: i16 = 3;
 const MEMBER_KEY: i16 = 5;
@@ -346,26 +349,6 @@ fn put_texts(out: &mut Vec<u8>, texts: &BTreeSet<String>) {
 
 fn read_texts(r: &mut Reader<'_>) -> Option<BTreeSet<String>> {
     (0..r.compact_length()?).map(|_| r.compact_text()).collect()
-}
-
-fn put_compact(out: &mut Vec<u8>, text: &str) {
-    put_varint(out, text.len() + 1);
-    out.put_slice(text.as_bytes());
-}
-
-fn put_compact_nullable(out: &mut Vec<u8>, text: Option<&str>) {
-    match text {
-        Some(text) => put_compact(out, text),
-        None => out.put_u8(0),
-    }
-}
-
-fn put_varint(out: &mut Vec<u8>, mut n: usize) {
-    while n >= 0x80 {
-        out.put_u8(n as u8 | 0x80);
-        n >>= 7;
-    }
-    out.put_u8(n as u8);
 }
 
 #[cfg(test)]
