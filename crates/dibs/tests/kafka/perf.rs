@@ -46,6 +46,24 @@ fn producing_and_consuming_are_counted_as_kafkas_tools_do() {
 }
 
 #[test]
+fn a_group_goes_on_where_it_has_read_to() {
+    let kafka = Kafka::start();
+    let t = kafka.topic(2);
+    kafka.ok(&["perf", "produce", "--topic", &t, "--num-records", "900", "--record-size", "10"]);
+    let read = |n: &str| {
+        let args = ["--messages", n, "--group", "g", "--timeout", "3000"];
+        kafka.json(&[&["perf", "consume", "--topic", &t][..], &args].concat())
+    };
+    let first = read("500");
+    assert_eq!(first["records"], 500);
+    assert!(first["rebalance_seconds"].as_f64().unwrap() > 0.0, "{first}");
+    assert_eq!(read("401")["records"], 400, "what others of the group have read is not read again");
+    assert_eq!(kafka.json(&["group", "describe", "--group", "g"])[0]["lag"], 0);
+    let alone = kafka.json(&["perf", "consume", "--topic", &t, "--messages", "900"]);
+    assert_eq!((&alone["records"], &alone["rebalance_seconds"]), (&900.into(), &0.0.into()));
+}
+
+#[test]
 fn payloads_come_from_a_file() {
     let kafka = Kafka::start();
     let t = kafka.topic(1);

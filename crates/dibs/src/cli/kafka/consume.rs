@@ -360,16 +360,10 @@ impl Session {
                 return Ok(Pause::End);
             }
             let deadline = last + self.idle.unwrap_or_default();
-            let rebalance = async {
-                match &mut member {
-                    Some(member) => member.rebalance().await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 biased;
                 () = self.interrupts.next() => return Ok(Pause::End),
-                rebalance = rebalance => return Ok(Pause::Rebalance(rebalance)),
+                rebalance = rebalance(&mut member) => return Ok(Pause::Rebalance(rebalance)),
                 _ = commit.tick(), if in_group => return Ok(Pause::Commit),
                 _ = look.tick() => return Ok(Pause::Look),
                 fetched = self.fetcher.next() => {
@@ -432,8 +426,16 @@ impl Session {
     }
 }
 
+/// Completes when the member has to join again; never without one.
+pub(super) async fn rebalance(member: &mut Option<&mut GroupMember>) -> Rebalance {
+    match member {
+        Some(member) => member.rebalance().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Whether a commit failed because the group has gone on without us.
-fn must_rejoin(error: &ClientError) -> bool {
+pub(super) fn must_rejoin(error: &ClientError) -> bool {
     matches!(
         error.kafka(),
         Some(
