@@ -1,6 +1,8 @@
 //! A Kafka client of a few requests, sent one after the other: it shares no code with the broker but the message
 //! schemas, and keeps nothing between two requests.
 
+mod group;
+
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
@@ -20,9 +22,12 @@ use kafka_protocol::{
         Compression, Record, RecordBatchDecoder, RecordBatchEncoder, RecordEncodeOptions, TimestampType,
     },
 };
+use uuid::Uuid;
 
 /// A broker that does not answer for so long is dead.
 const TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a fetch waits for records.
+const FETCH_WAIT_MS: i32 = 20;
 /// What a fetch brings at most.
 const FETCH_BYTES: i32 = 1 << 20;
 
@@ -95,13 +100,16 @@ impl Kafka {
         <R::Response as Decodable>::decode(&mut bytes, version).context("an answer that cannot be read")
     }
 
-    pub(crate) fn create_topic(&mut self, name: &str, partitions: i32) -> anyhow::Result<()> {
+    /// Makes a topic, and says which id it has.
+    pub(crate) fn create_topic(&mut self, name: &str, partitions: i32) -> anyhow::Result<Uuid> {
         let topic = CreatableTopic::default()
             .with_name(topic_name(name))
             .with_num_partitions(partitions)
             .with_replication_factor(1);
         let request = CreateTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(10_000);
-        check(self.call(&request, 7)?.topics[0].error_code)
+        let response = self.call(&request, 7)?;
+        check(response.topics[0].error_code)?;
+        Ok(response.topics[0].topic_id)
     }
 
     /// Who an idempotent producer is, or with a name a transactional one.
@@ -265,7 +273,7 @@ impl Kafka {
             .with_partition_max_bytes(FETCH_BYTES);
         let wanted = FetchTopic::default().with_topic(topic_name(topic)).with_partitions(vec![wanted]);
         let request = FetchRequest::default()
-            .with_max_wait_ms(100)
+            .with_max_wait_ms(FETCH_WAIT_MS)
             .with_min_bytes(1)
             .with_max_bytes(FETCH_BYTES)
             .with_isolation_level(1)

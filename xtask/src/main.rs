@@ -51,6 +51,8 @@ enum Bench {
     Http(bench::http::Args),
     /// The Kafka side against Apache Kafka, under the same clients
     Broker(bench::broker::Args),
+    /// The Kafka side and Apache Kafka with more and more partitions, connections and groups
+    Growth(bench::growth::Args),
 }
 
 #[derive(clap::Args, Clone)]
@@ -90,5 +92,6 @@ fn main() -> anyhow::Result<()> {
         Command::Deny => deny::run(),
         Command::Bench(Bench::Http(args)) => bench::http::run(&args),
         Command::Bench(Bench::Broker(args)) => bench::broker::run(&args),
+        Command::Bench(Bench::Growth(args)) => bench::growth::run(&args),
     }
 }

@@ -35,7 +35,7 @@ pub(crate) fn binary(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     }
 }
 
-/// Builds one executable of the package `dibs` and says where it is.
+/// Builds one executable of a package and says where it is.
 pub(crate) fn build(package: &str, name: &str, flags: &[&str]) -> anyhow::Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Command::new(cargo)
