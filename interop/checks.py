@@ -1,5 +1,6 @@
 """What the Python suites share: named checks, and the line that says how many passed."""
 import sys
+import time
 import traceback
 import uuid
 
@@ -23,6 +24,14 @@ def check(function):
         print(f"FAILED {function.__name__}", flush=True)
         traceback.print_exc()
     return function
+
+
+def eventually(holds, seconds=10):
+    """Waits for what was done to be seen: brokers of Apache Kafka hear of it after whoever did it."""
+    end_at = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end_at, "it was never seen"
+        time.sleep(0.05)
 
 
 def end():

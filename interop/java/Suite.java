@@ -159,6 +159,26 @@ public class Suite {
                     producer.send(new ProducerRecord<>(topic, "no key")).get();
                 }
             });
+            // Of a batch, those are told apart that are to blame.
+            try (var producer = producer("linger.ms", "1000")) {
+                List<Future<RecordMetadata>> sent = new ArrayList<>();
+                for (String key : Arrays.asList("a", null, "b", null)) {
+                    sent.add(producer.send(new ProducerRecord<>(topic, key, "value")));
+                }
+                producer.flush();
+                for (int i = 0; i < 4; i++) {
+                    Future<RecordMetadata> record = sent.get(i);
+                    boolean blamed = i % 2 == 1;
+                    fails(KafkaException.class, () -> {
+                        try {
+                            record.get();
+                        } catch (ExecutionException e) {
+                            that(e.getCause() instanceof InvalidRecordException == blamed, e.getCause());
+                            throw e;
+                        }
+                    });
+                }
+            }
         });
         check("long poll", () -> {
             String topic = topic(1, Map.of());
@@ -534,6 +554,8 @@ public class Suite {
             fails(TopicExistsException.class,
                 () -> admin.createTopics(List.of(new NewTopic(topic, 1, (short) 1))).all().get());
             admin.deleteTopics(TopicCollection.ofTopicIds(List.of(described.topicId()))).all().get();
+            // Apache Kafka's controller is ahead of its broker, which may still know the topic.
+            until(() -> !admin.listTopics().names().toCompletionStage().toCompletableFuture().join().contains(topic), () -> {});
             fails(UnknownTopicOrPartitionException.class, () -> admin.describeTopics(List.of(topic)).allTopicNames().get());
         });
         check("topics are refused for reasons", () -> {
@@ -590,6 +612,20 @@ public class Suite {
             that(admin.describeFeatures().featureMetadata().get().finalizedFeatures().containsKey("metadata.version"));
             that(admin.describeMetadataQuorum().quorumInfo().get().leaderId() == 1);
             that(admin.listPartitionReassignments().reassignments().get().isEmpty());
+        });
+        check("one log folder, and no other to move to", () -> {
+            String topic = topic(1, Map.of());
+            var folders = admin.describeLogDirs(List.of(1)).allDescriptions().get().get(1);
+            String folder = folders.keySet().iterator().next();
+            var sizes = folders.get(folder);
+            that(sizes.totalBytes().getAsLong() >= sizes.usableBytes().getAsLong() && sizes.usableBytes().getAsLong() > 0);
+            var replica = new TopicPartitionReplica(topic, 0, 1);
+            admin.alterReplicaLogDirs(Map.of(replica, folder)).all().get();
+            fails(LogDirNotFoundException.class, () ->
+                admin.alterReplicaLogDirs(Map.of(replica, folder + "/elsewhere")).all().get());
+            var nobody = new TopicPartitionReplica(topic, 7, 1);
+            fails(UnknownTopicOrPartitionException.class, () ->
+                admin.alterReplicaLogDirs(Map.of(nobody, folder)).all().get());
         });
     }
 }

@@ -55,6 +55,20 @@ check "configs alter" 'Completed' configs --alter --entity-type topics --entity-
 check "configs describe" 'max.message.bytes=5000.*DYNAMIC_TOPIC_CONFIG' configs --describe --entity-type topics --entity-name "$t"
 check "configs describe all" 'cleanup.policy=delete' configs --describe --all --entity-type topics --entity-name "$t"
 check "configs describe broker" 'num.partitions' configs --describe --all --entity-type brokers --entity-name 1
+one="--entity-type brokers --entity-name 1"
+check "configs of the broker" 'Completed' configs --alter $one --add-config log.retention.ms=7777777
+check "configs of all brokers" 'Completed' configs --alter --entity-type brokers --entity-default --add-config log.retention.ms=8888888,background.threads=11
+check "configs of the broker, described" 'DYNAMIC_BROKER_CONFIG:log.retention.ms=7777777, DYNAMIC_DEFAULT_BROKER_CONFIG:log.retention.ms=8888888' configs --describe $one
+check "configs of all brokers, described" 'log.retention.ms=8888888 sensitive=false synonyms={DYNAMIC_DEFAULT_BROKER_CONFIG:log.retention.ms=8888888}' configs --describe --entity-type brokers --entity-default
+check "configs of a topic by its broker" 'retention.ms=1000000.*DYNAMIC_BROKER_CONFIG:log.retention.ms=7777777' configs --describe --all --entity-type topics --entity-name "$t"
+check "configs that need a restart" 'Cannot update these configs dynamically' configs --alter $one --add-config num.partitions=9
+check "configs that are one broker's" 'broker id must be specified' configs --alter --entity-type brokers --entity-default --add-config sasl.kerberos.min.time.before.relogin=58000
+check "configs of the broker, deleted" 'Completed' configs --alter $one --delete-config log.retention.ms
+check "configs of all brokers, deleted" 'Completed' configs --alter --entity-type brokers --entity-default --delete-config log.retention.ms,background.threads
+check "configs of a group" 'Completed' configs --alter --entity-type groups --entity-name "$t-g" --add-config consumer.session.timeout.ms=50000
+check "configs of a group, described" 'consumer.session.timeout.ms=50000 .*DYNAMIC_GROUP_CONFIG' configs --describe --entity-type groups --entity-name "$t-g"
+check "configs of a group, out of bounds" 'group.consumer.min.session.timeout.ms' configs --alter --entity-type groups --entity-name "$t-g" --add-config consumer.session.timeout.ms=1
+check "configs of a group, deleted" 'Completed' configs --alter --entity-type groups --entity-name "$t-g" --delete-config consumer.session.timeout.ms
 check "configs delete" 'Completed' configs --alter --entity-type topics --entity-name "$t" --delete-config max.message.bytes
 check "get offsets" "$t:0:" kafka org.apache.kafka.tools.GetOffsetShell --bootstrap-server "$b" --topic "$t"
 check "get offsets, earliest" "$t:0:0" kafka org.apache.kafka.tools.GetOffsetShell --bootstrap-server "$b" --topic "$t" --time earliest
@@ -65,6 +79,12 @@ check "quorum" 'LeaderId' kafka org.apache.kafka.tools.MetadataQuorumCommand --b
 check "features" 'metadata.version' kafka org.apache.kafka.tools.FeatureCommand --bootstrap-server "$b" describe
 printf '{"partitions":[{"topic":"%s","partition":0,"offset":-1}],"version":1}' "$t" >"/tmp/$t.json"
 check "delete records" 'low_watermark: [0-9]' kafka org.apache.kafka.tools.DeleteRecordsCommand --bootstrap-server "$b" --offset-json-file "/tmp/$t.json"
+reassign() { kafka org.apache.kafka.tools.reassign.ReassignPartitionsCommand --bootstrap-server "$b" --reassignment-json-file "/tmp/$t.json" "$@"; }
+printf '{"version":1,"partitions":[{"topic":"%s","partition":0,"replicas":[1]}]}' "$t" >"/tmp/$t.json"
+check "reassign partitions" "Successfully started partition reassignment for $t-0" reassign --execute
+check "reassign partitions, done" "Reassignment of partition $t-0 is completed" reassign --verify
+printf '{"version":1,"partitions":[{"topic":"%s","partition":0,"replicas":[7]}]}' "$t" >"/tmp/$t.json"
+check "reassign partitions, nobody there" 'Unknown broker id 7' reassign --execute
 rm -f "/tmp/$t.json"
 check "producer perf" '1000 records sent' kafka org.apache.kafka.tools.ProducerPerformance --topic "$t" --num-records 1000 --record-size 100 --throughput -1 --producer-props bootstrap.servers="$b"
 check "consumer perf" ', 1000,' kafka org.apache.kafka.tools.ConsumerPerformance --bootstrap-server "$b" --topic "$t" --messages 1000
