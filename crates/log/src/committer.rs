@@ -5,6 +5,7 @@ use std::{
     fmt, io,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
+    time::Duration,
 };
 
 use crate::PartitionLog;
@@ -19,6 +20,8 @@ pub(crate) struct Queue {
 #[derive(Default)]
 struct State {
     dirty: VecDeque<Arc<PartitionLog>>,
+    /// Partitions that have room to give back, and when, in ms, the earliest first; each at most once.
+    resting: VecDeque<(i64, Arc<PartitionLog>)>,
     /// Threads that wait.
     idle: usize,
     closed: bool,
@@ -35,18 +38,39 @@ impl Queue {
         }
     }
 
-    /// The next partition; `None` when the queue is closed and empty.
-    fn pop(&self) -> Option<Arc<PartitionLog>> {
+    /// Has somebody look whether the partition has come to rest by the time `at` (ms). False if nobody will: the
+    /// queue is closed.
+    pub(crate) fn push_later(&self, at: i64, log: Arc<PartitionLog>) -> bool {
+        let mut state = self.state();
+        // Nobody is woken: who has just committed the partition looks here before it waits.
+        if !state.closed {
+            state.resting.push_back((at, log));
+        }
+        !state.closed
+    }
+
+    /// What is to be done next; `None` when the queue is closed and empty.
+    fn pop(&self, clock: &impl Fn() -> i64) -> Option<Work> {
         let mut state = self.state();
         loop {
+            let wait = state.resting.front().map(|(at, _)| at.saturating_sub(clock()));
+            if wait.is_some_and(|ms| ms <= 0) {
+                return state.resting.pop_front().map(|(_, log)| Work::Rest(log, clock()));
+            }
             if let Some(log) = state.dirty.pop_front() {
-                return Some(log);
+                return Some(Work::Commit(log));
             }
             if state.closed {
-                return None;
+                return state.resting.pop_front().map(|(_, log)| Work::Rest(log, i64::MAX));
             }
             state.idle += 1;
-            state = self.some.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = match wait {
+                None => self.some.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(ms) => {
+                    let timeout = Duration::from_millis(ms as u64);
+                    self.some.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
             state.idle -= 1;
         }
     }
@@ -59,6 +83,12 @@ impl Queue {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+enum Work {
+    Commit(Arc<PartitionLog>),
+    /// With the time, in ms.
+    Rest(Arc<PartitionLog>, i64),
 }
 
 /// The threads. Dropped, they commit what is pending and end; do so before [`crate::Store::close`].
@@ -79,9 +109,14 @@ impl Committer {
         for i in 0..threads.max(1) {
             let (queue, clock) = (committer.queue.clone(), clock.clone());
             let run = move || {
-                while let Some(log) = queue.pop() {
-                    if log.commit_pooled(clock()) {
-                        queue.push(log);
+                while let Some(work) = queue.pop(&*clock) {
+                    match work {
+                        Work::Commit(log) => {
+                            if log.commit_pooled(clock()) {
+                                queue.push(log);
+                            }
+                        }
+                        Work::Rest(log, now) => log.rest(now),
                     }
                 }
             };

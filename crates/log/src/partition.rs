@@ -27,7 +27,7 @@ use crate::{
     shutdown::Left,
     storage::{read_file, write_file},
     tail::{Durable, Passed, Tail},
-    writer::{Start, Writer},
+    writer::{REST_MS, Start, Writer},
 };
 
 /// The file in a partition's folder that says which topic it belongs to.
@@ -279,9 +279,32 @@ impl PartitionLog {
             // Who appended has been told. If this fails, the next append leads here again.
             let _ = self.reset();
         }
+        let mut writer = self.writer();
+        if writer.has_room() && !writer.resting {
+            self.rest_later(&mut writer, now_ms);
+        }
+        drop(writer);
         let mut pending = self.pending();
         pending.queued = !pending.is_empty();
         pending.queued
+    }
+
+    /// Called by a committer some time after a commit: gives back the room behind the last batch, or comes again.
+    pub(crate) fn rest(&self, now_ms: i64) {
+        let mut writer = self.writer();
+        writer.resting = false;
+        if writer.rest(now_ms) {
+            self.rest_later(&mut writer, now_ms);
+        }
+    }
+
+    fn rest_later(&self, writer: &mut Writer, now_ms: i64) {
+        let at = now_ms.saturating_add(REST_MS);
+        writer.resting = self.me.upgrade().is_some_and(|me| self.home.queue.push_later(at, me));
+        if !writer.resting {
+            // The committers are ending; whatever they leave the close cuts.
+            writer.rest(i64::MAX);
+        }
     }
 
     /// Blocks until something is pending, somebody calls [`PartitionLog::wake`], the partition is closed, or
@@ -320,6 +343,8 @@ impl PartitionLog {
         {
             let mut pending = self.pending();
             if pending.is_empty() {
+                drop(pending);
+                writer.rest(now_ms);
                 return Ok(None);
             }
             pending.swap(&mut group);

@@ -37,7 +37,8 @@ pub struct Recovery {
     pub bytes_scanned: u64,
     /// Index entries made again for records below the recovery point.
     pub index_entries_rebuilt: usize,
-    /// Bytes cut off the end: the group that was being written when the power went. Zeros included.
+    /// Bytes cut off the end: the group that was being written when the power went, and zeros, such as the room
+    /// that a busy partition has for more.
     pub bytes_truncated: u64,
     /// File with the bytes that were cut off, if they were not only zeros.
     pub torn_file: Option<String>,

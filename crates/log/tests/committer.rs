@@ -3,13 +3,17 @@
 use std::{
     future::Future,
     pin::pin,
-    sync::{Arc, Barrier},
+    sync::{
+        Arc, Barrier,
+        atomic::{AtomicI64, Ordering},
+    },
     task::{Context, Poll, Wake, Waker},
     thread,
 };
 
 use dibs_log::{
-    Appended, Call, Lost, MemoryStorage, Origin, PartitionLog, Store, StoreConfig, batch::BatchBuilder,
+    Appended, Call, Lost, MemoryStorage, Origin, PartitionLog, Storage, Store, StoreConfig,
+    batch::BatchBuilder,
 };
 
 /// Unparks the thread that waits.
@@ -103,4 +107,32 @@ fn a_lost_append_is_told_and_the_partition_goes_on() {
     let waiting = send(&log);
     store.close().unwrap();
     assert_eq!(block_on(log.durable(waiting)), Err(Lost::Closed));
+}
+
+#[test]
+fn what_comes_to_rest_ends_with_its_last_batch() {
+    let (storage, clock) = (MemoryStorage::new(0), Arc::new(AtomicI64::new(1_000)));
+    let store = Store::open(Arc::new(storage.clone()), StoreConfig::default()).unwrap();
+    store.create_topic("t", 2).unwrap();
+    let logs = [0, 1].map(|i| store.partition("t", i).unwrap());
+    let now = clock.clone();
+    let committer = store.start_committer(2, move || now.load(Ordering::Acquire), |_| true).unwrap();
+    let is_tight = |i: usize| {
+        let file = storage.open(&format!("t-{i}/00000000000000000000.log"), false).unwrap();
+        file.len().unwrap() == logs[i].segments()[0].bytes
+    };
+    for log in [0, 1, 0, 1, 0].map(|i: usize| &logs[i]) {
+        block_on(log.durable(send(log))).unwrap();
+    }
+    assert_eq!([0, 1].map(is_tight), [false, false]);
+    clock.store(2_000, Ordering::Release);
+    while !(is_tight(0) && is_tight(1)) {
+        thread::yield_now();
+    }
+    // And again, this time at the end.
+    block_on(logs[0].durable(send(&logs[0]))).unwrap();
+    block_on(logs[0].durable(send(&logs[0]))).unwrap();
+    assert!(!is_tight(0));
+    drop(committer);
+    assert!(is_tight(0));
 }

@@ -245,7 +245,8 @@ fn more_than_one_group_is_never_cut() {
     let storage = filled(3, StoreConfig::default());
     storage.crash();
     let file = storage.open(LOG, false).unwrap();
-    let end = file.len().unwrap();
+    let end = 3 * (61 + 50);
+    file.set_len(end).unwrap();
     file.write_at(&vec![0x55; GROUP_BYTES + 1], end).unwrap();
     let found = damage(&storage);
     assert_eq!((found.position, found.offset), (end, 3));
@@ -285,12 +286,80 @@ fn zeros_at_the_end_are_no_damage() {
     let storage = filled(5, StoreConfig::default());
     storage.crash();
     let file = storage.open(LOG, false).unwrap();
-    let len = file.len().unwrap();
+    let len = 5 * (61 + 50);
     file.set_len(len + 100_000).unwrap();
     let (store, log) = open(&storage, StoreConfig::default());
     assert_eq!((log.high_watermark(), store.recovery()[0].bytes_truncated), (5, 100_000));
     assert_eq!(store.recovery()[0].torn_file, None);
     assert_eq!(file.len().unwrap(), len);
+}
+
+#[test]
+fn a_busy_partition_has_room_ahead_and_gives_it_back() {
+    let storage = MemoryStorage::new(0);
+    let file_len = || storage.open(LOG, false).unwrap().len().unwrap();
+    let (store, log) = open(&storage, StoreConfig::default());
+    let size = || log.segments()[0].bytes;
+    let commit = |now| {
+        log.append(None, Some(&[7; 40])).unwrap();
+        log.commit(now).unwrap().unwrap();
+    };
+    // Now and then one: its file ends with it.
+    for now in [1_000, 2_000, 3_000] {
+        commit(now);
+        assert_eq!(file_len(), size());
+    }
+    (3_001..3_010).for_each(commit);
+    let room = file_len();
+    assert!(room > size() + 10_000, "{room}");
+    // A look a moment later changes nothing; one after some rest cuts the zeros.
+    assert_eq!((log.commit(3_020).unwrap(), file_len()), (None, room));
+    assert_eq!((log.commit(4_000).unwrap(), file_len()), (None, size()));
+    // What is too large for it makes none.
+    log.append(None, Some(&[7; 100_000])).unwrap();
+    log.commit(4_001).unwrap().unwrap();
+    assert_eq!(file_len(), size());
+    // Nor does a disk that is full, and it is no error.
+    storage.set_capacity(Some(storage.used() + 1_000));
+    commit(4_002);
+    assert_eq!(file_len(), size());
+    storage.set_capacity(None);
+    // It is tried again after the next rest.
+    assert_eq!(log.commit(5_000).unwrap(), None);
+    (5_001..5_003).for_each(commit);
+    assert!(file_len() > size());
+    store.close().unwrap();
+    assert_eq!(file_len(), size());
+}
+
+#[test]
+fn a_full_segment_ends_with_its_last_batch() {
+    let storage = MemoryStorage::new(0);
+    let (_store, log) = open(&storage, StoreConfig { segment_bytes: 1_000, ..StoreConfig::default() });
+    for now in 0..30 {
+        log.append(None, Some(&[7; 40])).unwrap();
+        log.commit(now).unwrap().unwrap();
+        let segments = log.segments();
+        let file = |base: u64| storage.open(&format!("t-0/{base:020}.log"), false).unwrap().len().unwrap();
+        let (last, full) = segments.split_last().unwrap();
+        assert!(full.iter().all(|s| file(s.base) == s.bytes));
+        assert!(file(last.base) <= 1_000, "no room that no batch will take");
+    }
+    assert!(log.segments().len() > 2);
+}
+
+#[test]
+fn room_that_a_killed_process_leaves_is_cut() {
+    for power in [false, true] {
+        let storage = filled(5, StoreConfig::default());
+        assert!(storage.open(LOG, false).unwrap().len().unwrap() > 10_000);
+        if power {
+            storage.crash();
+        }
+        let (store, log) = open(&storage, StoreConfig::default());
+        assert_eq!((log.high_watermark(), &store.recovery()[0].torn_file), (5, &None));
+        assert_eq!(storage.open(LOG, false).unwrap().len().unwrap(), log.segments()[0].bytes);
+    }
 }
 
 #[test]

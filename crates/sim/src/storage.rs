@@ -62,6 +62,10 @@ impl File for UnsyncedFile {
         self.0.set_len(len)
     }
 
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.0.allocate(len)
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         Ok(())
     }

@@ -138,6 +138,18 @@ impl File for DiskFile {
         self.0.set_len(len)
     }
 
+    #[cfg(target_os = "linux")]
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        use rustix::fs::{FallocateFlags, fallocate};
+        let old = self.len()?;
+        Ok(fallocate(&self.0, FallocateFlags::empty(), old, len.saturating_sub(old))?)
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn allocate(&self, _len: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data()
     }

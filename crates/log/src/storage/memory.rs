@@ -38,6 +38,8 @@ pub enum Call {
     Write,
     /// [`File::set_len`].
     SetLen,
+    /// [`File::allocate`].
+    Allocate,
     /// [`File::sync_data`].
     Sync,
 }
@@ -206,6 +208,17 @@ impl Node {
                 *len_dirty = false;
                 *now = durable.clone();
             }
+        }
+    }
+
+    fn resize(&mut self, new: usize) {
+        let Node::File { now, dirty, len_dirty, .. } = self else { return };
+        let old = now.len();
+        if old != new {
+            *len_dirty = true;
+            now.resize(new, 0);
+            // Bytes that come back as zeros differ from what the disk holds there.
+            dirty.extend(old.min(new) / SECTOR..old.max(new).div_ceil(SECTOR));
         }
     }
 
@@ -502,16 +515,19 @@ impl File for MemoryFile {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.call(Call::SetLen, |node| {
-            let Node::File { now, dirty, len_dirty, .. } = node else { return };
-            let (old, new) = (now.len(), len as usize);
-            if old != new {
-                *len_dirty = true;
-                now.resize(new, 0);
-                // Bytes that come back as zeros differ from what the disk holds there.
-                dirty.extend(old.min(new) / SECTOR..old.max(new).div_ceil(SECTOR));
-            }
-        })
+        self.call(Call::SetLen, |node| node.resize(len as usize))
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        let more = len.saturating_sub(self.len()?);
+        let inner = self.storage.inner();
+        let fits = inner.capacity.is_none_or(|c| inner.used() + more <= c);
+        drop(inner);
+        if fits {
+            self.call(Call::Allocate, |node| node.resize(len as usize))
+        } else {
+            Err(io::Error::from_raw_os_error(ENOSPC))
+        }
     }
 
     fn sync_data(&self) -> io::Result<()> {

@@ -58,6 +58,9 @@ pub trait File: Send + Sync {
     fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<()>;
     /// Cuts the file, or lengthens it with zeros.
     fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Lengthens the file with zeros for which there is room on the disk, so that writing over them need not look for
+    /// any. A system that cannot do it says so.
+    fn allocate(&self, len: u64) -> io::Result<()>;
     /// Makes contents and length durable. After an error nothing is known about what was written since the
     /// last success, and a later success does not say otherwise.
     fn sync_data(&self) -> io::Result<()>;
