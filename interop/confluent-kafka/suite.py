@@ -1,5 +1,7 @@
 """librdkafka through its Python client."""
 import os
+import socket
+import struct
 import sys
 import threading
 import time
@@ -112,6 +114,22 @@ def fetch_from_the_middle_of_a_batch():
     c = assigned(name, offset=57)
     assert take(c, 1)[0].offset() == 57
     c.close()
+
+
+@check
+def whoever_fetches_by_an_old_version_gets_zstd_too():
+    # Some clients (rskafka) read zstd and ask by a version from before it. librdkafka takes the newest, hence by hand.
+    name = topic()
+    send(name, [b"value"] * 100, producer(compression_type="zstd"))
+    text = lambda t: struct.pack(">h", len(t)) + t.encode()
+    wanted = struct.pack(">i", 1) + text(name) + struct.pack(">iiqi", 1, 0, 0, 1 << 20)
+    body = struct.pack(">hhi", 1, 4, 7) + text("old") + struct.pack(">iiiib", -1, 5000, 1, 1 << 20, 0) + wanted
+    host, port = BOOTSTRAP.rsplit(":", 1)
+    with socket.create_connection((host, int(port)), 10) as s, s.makefile("rb") as answers:
+        s.sendall(struct.pack(">i", len(body)) + body)
+        answer = answers.read(struct.unpack(">i", answers.read(4))[0])
+    # Correlation id, throttle time, number of topics, name, number of partitions; then the partition.
+    assert struct.unpack_from(">ihq", answer, 12 + len(text(name)) + 4) == (0, 0, 100)
 
 
 @check

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use dibs_log::{FileRange, ReadError, batch::BatchHeader};
+use dibs_log::{FileRange, ReadError};
 use kafka_protocol::{
     ResponseError,
     messages::{FetchRequest, fetch_request::*},
@@ -85,7 +85,7 @@ fn look(cx: &Context, request: &FetchRequest) -> Look {
         for partition in &wanted.partitions {
             let room = max.saturating_sub(look.bytes);
             let answer = match &topic {
-                Ok(topic) => read(cx, request, topic, partition, room, &mut look),
+                Ok(topic) => read(request, topic, partition, room, &mut look),
                 Err(e) => Err(*e),
             };
             partitions.push(answer.unwrap_or_else(|e| {
@@ -99,7 +99,6 @@ fn look(cx: &Context, request: &FetchRequest) -> Look {
 }
 
 fn read(
-    cx: &Context,
     request: &FetchRequest,
     topic: &Topic,
     wanted: &FetchPartition,
@@ -125,11 +124,6 @@ fn read(
         records = partition.range(from, end, max as usize).map_err(|e| error_of(&e))?;
         // The first batch is given whatever its size, but only the first of the whole answer.
         records.take_if(|records| records.length > room && look.bytes > 0);
-        if let Some(records) = records.as_ref().filter(|_| cx.version < 10)
-            && has_zstd(records)?
-        {
-            return Err(ResponseError::UnsupportedCompressionType);
-        }
         let bytes = records.as_ref().map_or(0, |records| records.length);
         look.bytes += bytes;
         if bytes < max {
@@ -166,19 +160,4 @@ pub(super) fn error_of(error: &ReadError) -> ResponseError {
             ResponseError::KafkaStorageError
         }
     }
-}
-
-/// What only the old ask for: they do not know this compression.
-fn has_zstd(records: &FileRange) -> Result<bool, ResponseError> {
-    let mut bytes = Vec::new();
-    let read = records.file.read_into(&mut bytes, records.length as usize, records.position);
-    read.map_err(|e| error_of(&ReadError::Io(e)))?;
-    let mut bytes = &*bytes;
-    while let Ok(header) = BatchHeader::parse(bytes) {
-        if header.compression() == 4 {
-            return Ok(true);
-        }
-        bytes = bytes.get(header.size()..).unwrap_or_default();
-    }
-    Ok(false)
 }
