@@ -29,6 +29,9 @@ const RESTART_PATIENCE: Duration = Duration::from_secs(5);
 /// The first wait between two tries, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
+/// The same while a topic is being made: most brokers have it at once, and only the first answer lacks it.
+const BIRTH: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
+
 /// A topic and a number of one of its partitions.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TopicPartition {
@@ -179,6 +182,7 @@ impl Cluster {
         let names = [name.to_owned()];
         let born = Instant::now() + Duration::from_secs(10);
         self.retry(async || {
+            let mut wait = BIRTH.0;
             loop {
                 let found = self.topics(Some(&names), create).await?.pop();
                 match found.ok_or_else(|| ClientError::Malformed("Metadata without the topic".into()))? {
@@ -192,7 +196,8 @@ impl Cluster {
                         return Err(ClientError::Kafka { what: format!("topic {name}"), error });
                     }
                 }
-                sleep(BACKOFF.0 * 2).await;
+                sleep(wait).await;
+                wait = (wait * 2).min(BIRTH.1);
             }
         })
         .await
