@@ -27,7 +27,7 @@ use crate::{
     shutdown::Left,
     storage::{read_file, write_file},
     tail::{Durable, Passed, Tail},
-    writer::{REST_MS, Start, Writer},
+    writer::{Start, Writer},
 };
 
 /// The file in a partition's folder that says which topic it belongs to.
@@ -280,8 +280,8 @@ impl PartitionLog {
             let _ = self.reset();
         }
         let mut writer = self.writer();
-        if writer.has_room() && !writer.resting {
-            self.rest_later(&mut writer, now_ms);
+        if !writer.resting {
+            self.rest_in(&mut writer, now_ms);
         }
         drop(writer);
         let mut pending = self.pending();
@@ -291,20 +291,19 @@ impl PartitionLog {
 
     /// Called by a committer some time after a commit: gives back the room behind the last batch, or comes again.
     pub(crate) fn rest(&self, now_ms: i64) {
-        let mut writer = self.writer();
-        writer.resting = false;
-        if writer.rest(now_ms) {
-            self.rest_later(&mut writer, now_ms);
-        }
+        self.rest_in(&mut self.writer(), now_ms);
     }
 
-    fn rest_later(&self, writer: &mut Writer, now_ms: i64) {
-        let at = now_ms.saturating_add(REST_MS);
-        writer.resting = self.me.upgrade().is_some_and(|me| self.home.queue.push_later(at, me));
-        if !writer.resting {
-            // The committers are ending; whatever they leave the close cuts.
-            writer.rest(i64::MAX);
-        }
+    fn rest_in(&self, writer: &mut Writer, now_ms: i64) {
+        let again = writer.rest(now_ms).zip(self.me.upgrade());
+        writer.resting = again.is_some_and(|(at, me)| {
+            let comes = self.home.queue.push_later(at, me);
+            if !comes {
+                // The committers are ending; whatever they leave the close cuts.
+                writer.rest(i64::MAX);
+            }
+            comes
+        });
     }
 
     /// Blocks until something is pending, somebody calls [`PartitionLog::wake`], the partition is closed, or

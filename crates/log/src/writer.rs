@@ -26,9 +26,10 @@ const ROOM_BYTES: u64 = 64 << 10;
 /// The largest group for which room is made; the sync of a larger one costs what its bytes cost.
 const ROOM_FOR: usize = 16 << 10;
 /// A partition is busy whose last commit is at most so long ago, in ms.
-const BUSY_MS: i64 = 100;
-/// Room is given back when the last commit is so long ago, in ms: what is at rest ends with its last batch.
-pub(crate) const REST_MS: i64 = 300;
+const BUSY_MS: i64 = 20;
+/// Room is given back when the last commit is so long ago, in ms: what is at rest ends with its last batch, before a
+/// tool that somebody starts then has begun to read it.
+const REST_MS: i64 = 50;
 
 /// Owned by whoever commits.
 pub(crate) struct Writer {
@@ -190,19 +191,22 @@ impl Writer {
         self.room = room;
     }
 
-    /// Gives back the room behind the last batch if nothing was committed for a while, `now` being the time. Says
-    /// whether that is still to be done.
-    pub(crate) fn rest(&mut self, now: i64) -> bool {
+    /// Gives back the room behind the last batch if nothing was committed for a while, `now` being the time. Says when
+    /// (ms) to come again if that is still to be done.
+    pub(crate) fn rest(&mut self, now: i64) -> Option<i64> {
         // After a failure the file is cut by whoever mends it.
         if self.ready().is_err() || !self.has_room() {
-            return false;
+            return None;
         }
-        let idle = now.saturating_sub(self.last_time) >= REST_MS;
-        !(idle && self.give_back().is_ok())
+        let due = self.last_time.saturating_add(REST_MS);
+        if now < due {
+            return Some(due);
+        }
+        self.give_back().err().map(|_| now.saturating_add(REST_MS))
     }
 
     /// Whether zeros may stand behind the last batch.
-    pub(crate) fn has_room(&self) -> bool {
+    fn has_room(&self) -> bool {
         self.room > self.active.size()
     }
 
