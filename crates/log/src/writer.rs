@@ -141,10 +141,8 @@ impl Writer {
         group.stamp(self.last_time);
         let done = self.write_all(log, group, busy);
         if let Err(e) = &done {
-            self.state = match e {
-                CommitError::Broken(e) => State::Broken(e.clone()),
-                _ => State::Failed,
-            };
+            self.state = State::Failed;
+            self.heed(e);
         }
         done
     }
@@ -218,6 +216,15 @@ impl Writer {
         Ok(())
     }
 
+    /// Like [`Writer::give_back`], of whatever stands there, and durably.
+    fn cut(&mut self) -> Result<(), CommitError> {
+        self.give_back().map_err(CommitError::of_write)?;
+        let file = self.active.log().map_err(CommitError::of_write)?;
+        file.sync_data().map_err(CommitError::of_sync)?;
+        self.longer_on_disk = false;
+        Ok(())
+    }
+
     /// Whether a batch is so much later than the segment's first that it belongs into the next one.
     fn is_old(&self, config: &TopicConfig, batch: &Planned) -> bool {
         let first = self.active.first_timestamp().ok().flatten();
@@ -282,9 +289,8 @@ impl Writer {
         let _ = self.indexer.finish(&self.active);
         let home = log.home();
         if self.has_room() || self.longer_on_disk {
-            // Durably: from the next recovery point on, zeros here would be damage.
-            self.give_back().map_err(CommitError::of_write)?;
-            self.active.log().and_then(|file| file.sync_data()).map_err(CommitError::of_sync)?;
+            // From the next recovery point on, zeros here would be damage.
+            self.cut()?;
         }
         self.save_producers(log).map_err(CommitError::of_write)?;
         let segment = Segment::new(&home.files, log.dir(), self.next);
@@ -307,11 +313,14 @@ impl Writer {
         if self.active.size() == 0 {
             return Ok(());
         }
-        self.roll(log).inspect_err(|e| {
-            if let CommitError::Broken(e) = e {
-                self.state = State::Broken(e.clone());
-            }
-        })
+        self.roll(log).inspect_err(|e| self.heed(e))
+    }
+
+    /// Believes nothing any more after an error that says so.
+    fn heed(&mut self, error: &CommitError) {
+        if let CommitError::Broken(e) = error {
+            self.state = State::Broken(e.clone());
+        }
     }
 
     /// Writes the producers' state if there is any, durably, and removes what is older than needed.
@@ -365,14 +374,7 @@ impl Writer {
             Err(e) => return Err(e),
         }
         if self.made {
-            let file = self.active.log().map_err(CommitError::of_write)?;
-            file.set_len(self.active.size()).map_err(CommitError::of_write)?;
-            self.room = self.active.size();
-            if let Err(e) = file.sync_data() {
-                let e = Arc::new(e);
-                self.state = State::Broken(e.clone());
-                return Err(CommitError::Broken(e));
-            }
+            self.cut().inspect_err(|e| self.heed(e))?;
         }
         self.state = State::Ready;
         Ok(())
